@@ -1,0 +1,2 @@
+//! edgeloom-control
+fn main() {}

@@ -1,0 +1,2 @@
+//! edgeloom-mesh
+fn main() {}

@@ -1,0 +1,2 @@
+//! edgeloom-conformance
+fn main() {}

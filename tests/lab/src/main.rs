@@ -1,0 +1,2 @@
+//! edgeloom-lab
+fn main() {}

@@ -1,0 +1,2 @@
+//! edgeloom-scenarios
+fn main() {}
