@@ -1,1 +1,5 @@
-//! edgeloom-model
+//! The meaning of Services in one place, for the datapath, DNS and the proxy to render.
+
+mod name;
+
+pub use name::{NameError, NodeName, Site};
