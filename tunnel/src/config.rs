@@ -1,0 +1,91 @@
+//! What a tunnel is told when it starts.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use edgeloom_model::{NodeName, Site};
+use libp2p::PeerId;
+
+/// UDP port of the overlay.
+pub const PORT: u16 = edgeloom_api::names::OVERLAY_PORT;
+
+/// Congestion control of the connections that a node makes and accepts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Congestion {
+    /// BBR on WAN paths, cubic on the LAN: follows the path.
+    #[default]
+    Auto,
+    /// BBR whatever the path.
+    Bbr,
+    /// CUBIC (RFC 9438) whatever the path.
+    Cubic,
+}
+
+/// How a tunnel listens, finds its peers, and bounds itself.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// UDP address of the one socket. An unspecified IPv6 address is dual-stack, and falls back to IPv4 on
+    /// a host without IPv6.
+    pub listen: SocketAddr,
+    /// Serve other nodes as a relay: forward packets between peers that find no direct path.
+    pub relay: bool,
+    /// Relays to register with.
+    pub relays: Vec<RelayPeer>,
+    /// Directory of what must be found again after a restart: peers and their last addresses.
+    /// Nothing is kept if it is `None`.
+    pub state_dir: Option<PathBuf>,
+    /// Interfaces whose addresses are no candidates, over and above those known to belong to containers and
+    /// other overlays. A trailing `*` matches any ending.
+    pub exclude_interfaces: Vec<String>,
+    /// Look for direct paths. Where it is off, peers are reached by relays only.
+    pub direct: bool,
+    /// Congestion control.
+    pub congestion: Congestion,
+    /// A connection that carried no packet for this long is closed.
+    pub idle_timeout: Duration,
+    /// A connection to a peer that has no path for this long is closed.
+    pub unreachable_timeout: Duration,
+    /// How long [`Tunnel::open`](crate::Tunnel::open) looks for a path and shakes hands.
+    pub connect_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)),
+            relay: false,
+            relays: Vec::new(),
+            state_dir: None,
+            exclude_interfaces: Vec::new(),
+            direct: true,
+            congestion: Congestion::default(),
+            // What RFC 5382 (REQ-5) asks of a NAT for an established TCP connection.
+            idle_timeout: Duration::from_secs(2 * 3600 + 240),
+            unreachable_timeout: Duration::from_secs(120),
+            connect_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// A relay, and where it can be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelayPeer {
+    /// Its peer id.
+    pub peer: PeerId,
+    /// Its public addresses.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// A member of the mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its peer id.
+    pub peer: PeerId,
+    /// Name of its Node.
+    pub node: NodeName,
+    /// Its site.
+    pub site: Site,
+    /// Public addresses, of nodes that have some (relays and the control).
+    pub addresses: Vec<SocketAddr>,
+}

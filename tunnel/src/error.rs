@@ -1,0 +1,92 @@
+//! Why something with a peer failed.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use libp2p::PeerId;
+
+use crate::alpn::Alpn;
+
+/// Why a tunnel did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The socket could not be bound.
+    #[error("cannot listen on UDP {address}: {source}; check that no other program has the port")]
+    Listen {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The identity cannot be used.
+    #[error("the node's identity cannot be used: {0}")]
+    Identity(String),
+    /// A metric of the same name is registered already.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// The endpoint could not be set up.
+    #[error("QUIC endpoint: {0}")]
+    Endpoint(String),
+}
+
+/// Why no stream to a peer could be opened.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The peer is no member as far as this node knows.
+    #[error("peer {0} is not known here: it has not joined, was revoked, or the hub has not told of it yet")]
+    UnknownPeer(PeerId),
+    /// Nothing answered at any address, and no relay knows the peer.
+    #[error("no path to peer {peer} found within {waited:?}: {tried}")]
+    NoPath {
+        /// The peer.
+        peer: PeerId,
+        /// How long was looked.
+        waited: Duration,
+        /// What was tried.
+        tried: String,
+    },
+    /// The peer refused, or is not who it should be.
+    #[error("peer {peer} refused {alpn}: {reason}")]
+    Refused {
+        /// The peer.
+        peer: PeerId,
+        /// The protocol asked for.
+        alpn: Alpn,
+        /// What was said.
+        reason: String,
+    },
+    /// The peer was found but did not finish the handshake in time.
+    #[error("peer {peer} did not answer {alpn} within {waited:?}")]
+    TimedOut {
+        /// The peer.
+        peer: PeerId,
+        /// The protocol asked for.
+        alpn: Alpn,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// The connection ended while the stream was being opened; the next attempt makes a new one.
+    #[error("connection to peer {0} was lost: {1}")]
+    Lost(PeerId, String),
+    /// This tunnel is shutting down.
+    #[error("the tunnel is shutting down")]
+    ShuttingDown,
+}
+
+/// Why a datagram was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DatagramError {
+    /// No `mesh/1` connection is open: open a stream first.
+    #[error("no connection to the peer is open")]
+    NotConnected,
+    /// Larger than [`Tunnel::max_datagram_size`](crate::Tunnel::max_datagram_size).
+    #[error("larger than the path's {max} bytes")]
+    TooLarge {
+        /// What the path carries.
+        max: usize,
+    },
+    /// The peer takes no datagrams.
+    #[error("the peer takes no datagrams")]
+    Unsupported,
+}
