@@ -4,5 +4,8 @@
 //! A leaf crate: it does no I/O and reads no clock. Everything else in the workspace may depend on it.
 
 pub mod config;
+pub mod credential;
 pub mod kind;
 pub mod names;
+pub mod token;
+pub mod v1alpha1;
