@@ -9,6 +9,7 @@ pub use crate::credential::Role;
 
 /// A node of the mesh: the control writes one for every node that joined and one for itself, and the hub
 /// carries all of them to every node. Named after the Node.
+#[expect(clippy::duplicated_attributes, reason = "each printcolumn has a type, and several have the same")]
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "edgeloom.io",
