@@ -1,2 +1,236 @@
-//! edgeloom-lab
-fn main() {}
+//! `lab`: hosts, NATs, links and faults on one machine.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand};
+use edgeloom_lab::{Fault, Lab, NatKind, Topology, containerd};
+use nix::sys::signal::Signal;
+
+/// Several hosts on one machine: network namespaces with their own mounts, cgroups and NATs.
+#[derive(Parser)]
+#[command(name = "lab", version)]
+struct Cli {
+    /// Name of the lab: 1 to 10 of a-z and 0-9.
+    #[arg(long = "name", global = true, default_value = "lab", env = "LAB_NAME")]
+    lab: String,
+    /// Directory of all labs.
+    #[arg(long, global = true, default_value = "/var/lib/edgeloom-lab", env = "LAB_ROOT")]
+    root: PathBuf,
+    #[command(subcommand)]
+    command: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Bring the lab up, or make it whole.
+    Up {
+        /// YAML file; without it, a cloud host and two sites behind a NAT each.
+        #[arg(long)]
+        topology: Option<PathBuf>,
+        /// Kind of every NAT: cone, restricted, port-restricted, symmetric, or MAPPING-FILTER-PORT.
+        #[arg(long)]
+        nat: Option<NatKind>,
+    },
+    /// Remove everything of the lab.
+    Down,
+    /// Show hosts, their processes and the NATs, as JSON.
+    Status,
+    /// Show the topology as YAML.
+    Topology,
+    /// Print where the machine reaches a host.
+    Address {
+        /// Host.
+        host: String,
+    },
+    /// Print where the machine finds a file of a host.
+    Path {
+        /// Host.
+        host: String,
+        /// Path as the host sees it.
+        path: String,
+    },
+    /// Show what each NAT, or one, saw on its outside, as JSON.
+    Counters {
+        /// NAT.
+        nat: Option<String>,
+    },
+    /// Run a command in a host, a NAT or a segment.
+    Exec(Exec),
+    /// Start containerd in a host and give it images.
+    Containerd {
+        /// Host.
+        host: String,
+        /// OCI layouts packed as tar.
+        #[arg(long = "image")]
+        images: Vec<PathBuf>,
+    },
+    /// Make something go wrong, or right again.
+    #[command(subcommand)]
+    Fault(FaultVerb),
+}
+
+#[derive(Args)]
+struct Exec {
+    /// Leave it running, without a tie to this terminal.
+    #[arg(short, long, requires = "log")]
+    detach: bool,
+    /// File for its output.
+    #[arg(long, requires = "detach")]
+    log: Option<PathBuf>,
+    /// File for its process id.
+    #[arg(long, requires = "detach")]
+    pidfile: Option<PathBuf>,
+    /// Host, NAT or segment.
+    host: String,
+    /// Command with its arguments.
+    #[arg(last = true, required = true)]
+    command: Vec<String>,
+}
+
+#[derive(Subcommand)]
+enum FaultVerb {
+    /// Cut the link of a host, or the outside link of a NAT.
+    Cut {
+        /// Host or NAT.
+        name: String,
+        /// Leave the carrier: nothing passes, and nothing says so.
+        #[arg(long)]
+        silent: bool,
+    },
+    /// Undo a cut.
+    Restore {
+        /// Host or NAT.
+        name: String,
+    },
+    /// Take the power from a host.
+    Kill {
+        /// Host.
+        name: String,
+    },
+    /// Start a host again, with nothing running in it.
+    Boot {
+        /// Host.
+        name: String,
+    },
+    /// Let a NAT forget its mappings and take other ports.
+    Rebind {
+        /// NAT.
+        name: String,
+    },
+    /// Change a NAT's kind.
+    Nat {
+        /// NAT.
+        name: String,
+        /// Kind.
+        kind: NatKind,
+    },
+    /// Send a signal to a program of a host: STOP, CONT, TERM, KILL.
+    Signal {
+        /// Host.
+        name: String,
+        /// Program.
+        program: String,
+        /// Name of the signal, without SIG.
+        #[arg(value_parser = parse_signal)]
+        signal: Signal,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let open = || Lab::open(&cli.root, &cli.lab);
+    match cli.command {
+        Verb::Up { topology, nat } => up(&cli.root, &cli.lab, topology, nat)?,
+        Verb::Down => Lab::down(&cli.root, &cli.lab)?,
+        Verb::Status => println!("{}", serde_json::to_string_pretty(&open()?.status())?),
+        Verb::Topology => print!("{}", serde_yaml_ng::to_string(open()?.topology())?),
+        Verb::Address { host } => println!("{}", open()?.machine_address(&host)?),
+        Verb::Path { host, path } => println!("{}", open()?.host(&host)?.path(&path)?.display()),
+        Verb::Counters { nat } => counters(&open()?, nat)?,
+        Verb::Exec(exec) => execute(&open()?, &exec)?,
+        Verb::Containerd { host, images } => {
+            let host = open()?.host(&host)?;
+            containerd::start(&host)?;
+            images.iter().try_for_each(|image| containerd::import(&host, image))?;
+        }
+        Verb::Fault(verb) => open()?.inject(&fault(verb))?,
+    }
+    Ok(())
+}
+
+fn up(root: &std::path::Path, name: &str, file: Option<PathBuf>, nat: Option<NatKind>) -> anyhow::Result<()> {
+    let mut topology = match file {
+        Some(path) => {
+            let text =
+                fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            Topology::from_yaml(&text).with_context(|| path.display().to_string())?
+        }
+        None => Topology::two_sites(NatKind::default()),
+    };
+    if let Some(kind) = nat {
+        topology.nats.iter_mut().for_each(|nat| nat.kind = kind);
+    }
+    Lab::up(root, name, &topology)?;
+    Ok(())
+}
+
+fn counters(lab: &Lab, nat: Option<String>) -> anyhow::Result<()> {
+    let all = lab.topology().nats.iter().map(|nat| nat.name.clone()).collect();
+    let names: Vec<_> = nat.map_or(all, |name| vec![name]);
+    let counters = names
+        .into_iter()
+        .map(|name| Ok((name.clone(), lab.counters(&name)?)))
+        .collect::<edgeloom_lab::Result<std::collections::BTreeMap<_, _>>>()?;
+    println!("{}", serde_json::to_string_pretty(&counters)?);
+    Ok(())
+}
+
+fn execute(lab: &Lab, exec: &Exec) -> anyhow::Result<()> {
+    let words: Vec<_> = exec.command.iter().map(String::as_str).collect();
+    if let Some(log) = &exec.log {
+        let pid = lab.host(&exec.host)?.start(&words, log)?;
+        return match &exec.pidfile {
+            Some(file) => fs::write(file, format!("{pid}\n"))
+                .with_context(|| format!("cannot write {}", file.display())),
+            None => {
+                println!("{pid}");
+                Ok(())
+            }
+        };
+    }
+    let mut command = lab.command(&exec.host, words[0])?;
+    let error = command.args(&words[1..]).exec();
+    bail!("cannot run {} in {}: {error}", words[0], exec.host)
+}
+
+fn fault(verb: FaultVerb) -> Fault {
+    match verb {
+        FaultVerb::Cut { name, silent } => Fault::Cut { name, silent },
+        FaultVerb::Restore { name } => Fault::Restore { name },
+        FaultVerb::Kill { name } => Fault::Kill { name },
+        FaultVerb::Boot { name } => Fault::Boot { name },
+        FaultVerb::Rebind { name } => Fault::Rebind { name },
+        FaultVerb::Nat { name, kind } => Fault::Nat { name, kind },
+        FaultVerb::Signal { name, program, signal } => Fault::Signal { name, program, signal },
+    }
+}
+
+fn parse_signal(text: &str) -> Result<Signal, String> {
+    let name = text.to_ascii_uppercase();
+    format!("SIG{}", name.trim_start_matches("SIG"))
+        .parse()
+        .map_err(|_| format!("no signal named {text:?}; known are STOP, CONT, TERM, KILL, INT, HUP"))
+}

@@ -1,0 +1,223 @@
+//! What a lab consists of, as YAML says it or as built in.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::nat::NatKind;
+use crate::{Error, Result};
+
+/// Longest name of an interface (Linux).
+const INTERFACE_NAME: usize = 15;
+
+/// Segments, hosts and NATs of a lab.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Topology {
+    /// Ethernet segments: a switch each.
+    pub segments: Vec<String>,
+    /// Hosts, in the order in which they are made.
+    pub hosts: Vec<HostSpec>,
+    /// NATs between two segments.
+    #[serde(default)]
+    pub nats: Vec<NatSpec>,
+}
+
+/// One host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostSpec {
+    /// Its name, and its hostname.
+    pub name: String,
+    /// Its interfaces: the first is `eth0`, the next `eth1`.
+    pub interfaces: Vec<Interface>,
+    /// Where its default route leads, if anywhere.
+    #[serde(default)]
+    pub gateway: Option<IpAddr>,
+    /// TCP ports that answer the machine's own namespace on a link of their own; none, no link.
+    #[serde(default)]
+    pub machine_ports: Vec<u16>,
+}
+
+/// An interface on a segment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Interface {
+    /// The segment it is plugged into.
+    pub segment: String,
+    /// Its addresses with the length of their prefix.
+    pub addresses: Vec<IpNet>,
+}
+
+/// A router that translates what leaves by `outside`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NatSpec {
+    /// Its name.
+    pub name: String,
+    /// How it behaves.
+    pub kind: NatKind,
+    /// The side of the internet.
+    pub outside: Interface,
+    /// The side of the site.
+    pub inside: Interface,
+    /// Its default route, where the internet is more than one segment (a NAT behind a NAT).
+    #[serde(default)]
+    pub gateway: Option<IpAddr>,
+}
+
+impl Topology {
+    /// A cloud host and two sites behind a NAT each; both sites use the same range on purpose.
+    pub fn two_sites(kind: NatKind) -> Self {
+        let site = |letter: char, host: u8| {
+            let lan = format!("lan-{letter}");
+            let nat = NatSpec {
+                name: format!("nat-{letter}"),
+                kind,
+                outside: Interface { segment: "internet".into(), addresses: internet(host) },
+                inside: Interface { segment: lan.clone(), addresses: vec![lan_address(1)] },
+                gateway: None,
+            };
+            let edge = HostSpec {
+                name: format!("edge-{letter}"),
+                interfaces: vec![Interface { segment: lan, addresses: vec![lan_address(2)] }],
+                gateway: Some(lan_address(1).addr()),
+                machine_ports: Vec::new(),
+            };
+            (nat, edge)
+        };
+        let ((nat_a, edge_a), (nat_b, edge_b)) = (site('a', 21), site('b', 22));
+        let cloud = HostSpec {
+            name: "cloud".into(),
+            interfaces: vec![Interface { segment: "internet".into(), addresses: internet(10) }],
+            gateway: None,
+            machine_ports: vec![6443, 20007],
+        };
+        Self {
+            segments: vec!["internet".into(), "lan-a".into(), "lan-b".into()],
+            hosts: vec![cloud, edge_a, edge_b],
+            nats: vec![nat_a, nat_b],
+        }
+    }
+
+    /// Reads a topology and checks it.
+    ///
+    /// # Errors
+    /// [`Error::Topology`] with the field or the name that is wrong.
+    pub fn from_yaml(text: &str) -> Result<Self> {
+        let topology: Self =
+            serde_yaml_ng::from_str(text).map_err(|error| Error::Topology(error.to_string()))?;
+        topology.check()?;
+        Ok(topology)
+    }
+
+    /// Names must be usable as names of interfaces and be told apart; segments must exist.
+    ///
+    /// # Errors
+    /// [`Error::Topology`] naming the offender.
+    pub fn check(&self) -> Result<()> {
+        let mut seen = BTreeSet::new();
+        let names = self.segments.iter().chain(self.hosts.iter().map(|host| &host.name));
+        for name in names.chain(self.nats.iter().map(|nat| &nat.name)) {
+            // A host's end on a switch is named after it, with a digit for its interface.
+            let usable = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            if name.is_empty() || name.len() > INTERFACE_NAME - 2 || !name.chars().all(usable) {
+                return Err(Error::Topology(format!(
+                    "name {name:?}: use 1 to {} of a-z, 0-9 and -",
+                    INTERFACE_NAME - 2
+                )));
+            }
+            if !seen.insert(name.as_str()) {
+                return Err(Error::Topology(format!("name {name:?} is used twice")));
+            }
+        }
+        for (owner, interface) in self.interfaces() {
+            if !self.segments.contains(&interface.segment) {
+                return Err(Error::Topology(format!(
+                    "{owner}: there is no segment {:?}; segments: {}",
+                    interface.segment,
+                    self.segments.join(", ")
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every interface with the name of whose it is.
+    pub fn interfaces(&self) -> impl Iterator<Item = (&str, &Interface)> {
+        let hosts =
+            self.hosts.iter().flat_map(|host| host.interfaces.iter().map(|i| (host.name.as_str(), i)));
+        let nats = self
+            .nats
+            .iter()
+            .flat_map(|nat| [(nat.name.as_str(), &nat.outside), (nat.name.as_str(), &nat.inside)]);
+        hosts.chain(nats)
+    }
+
+    /// Who else is on `segment` than `name`, with the addresses there.
+    pub fn neighbours(&self, segment: &str, name: &str) -> Vec<(String, Vec<IpAddr>)> {
+        self.interfaces()
+            .filter(|(owner, interface)| interface.segment == segment && *owner != name)
+            .map(|(owner, interface)| {
+                (owner.to_owned(), interface.addresses.iter().map(IpNet::addr).collect())
+            })
+            .collect()
+    }
+}
+
+/// The internet of the built-in topology: TEST-NET-3 (RFC 5737) and a documentation prefix (RFC 3849).
+fn internet(host: u8) -> Vec<IpNet> {
+    // Read as hexadecimal, so that 203.0.113.21 and 2001:db8:113::21 look alike.
+    let v6 =
+        Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, u16::from(host / 10) * 16 + u16::from(host % 10));
+    vec![net(Ipv4Addr::new(203, 0, 113, host).into(), 24), net(v6.into(), 64)]
+}
+
+fn lan_address(host: u8) -> IpNet {
+    net(Ipv4Addr::new(192, 168, 10, host).into(), 24)
+}
+
+fn net(address: IpAddr, prefix: u8) -> IpNet {
+    IpNet::new(address, prefix).expect("the built-in prefixes are in range")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_topology_is_sound_and_survives_yaml() {
+        let topology = Topology::two_sites(NatKind::default());
+        topology.check().unwrap();
+        let text = serde_yaml_ng::to_string(&topology).unwrap();
+        assert_eq!(Topology::from_yaml(&text).unwrap(), topology);
+        assert!(text.contains("2001:db8:113::21/64"), "{text}");
+    }
+
+    #[test]
+    fn neighbours_are_those_of_the_same_segment() {
+        let topology = Topology::two_sites(NatKind::default());
+        let names: Vec<_> =
+            topology.neighbours("internet", "nat-a").into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["cloud", "nat-b"]);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, word) in [
+            ("segments: [net]\nhosts: [{name: a, interfaces: [{segment: lan, addresses: []}]}]", "lan"),
+            ("segments: [a]\nhosts: [{name: a, interfaces: []}]", "twice"),
+            ("segments: [a]\nhosts: [{name: a-name-too-long, interfaces: []}]", "a-name-too-long"),
+            ("segments: [a]\nhosts: []\nroutes: []", "routes"),
+            (
+                "segments: [a]\nhosts: [{name: b, interfaces: [{segment: a, addresses: [10.0.0.300/8]}]}]",
+                "addresses[0]",
+            ),
+        ] {
+            let message = Topology::from_yaml(text).unwrap_err().to_string();
+            assert!(message.contains(word), "{message}");
+        }
+    }
+}
