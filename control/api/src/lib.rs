@@ -3,6 +3,7 @@
 //!
 //! A leaf crate: it does no I/O and reads no clock. Everything else in the workspace may depend on it.
 
+pub mod admin;
 pub mod config;
 pub mod credential;
 pub mod kind;
