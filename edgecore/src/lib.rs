@@ -1,0 +1,4 @@
+//! The edge node in one process.
+
+pub mod cri;
+pub mod edged;
