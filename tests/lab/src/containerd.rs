@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+
 use crate::{Error, Host, Result, machine, shell};
 
 /// Its socket, as the host sees it.
@@ -32,17 +35,16 @@ pub fn start(host: &Host) -> Result<()> {
     let config = host.path(CONFIG)?;
     fs::write(&config, configuration(&plugins)).map_err(Error::io("write", &config))?;
     let log = host.path("/var/log/containerd.log")?;
-    if host.processes_named("containerd").is_empty() {
-        host.start(&[&program.to_string_lossy(), "--config", CONFIG], &log)?;
-    }
+    let pid = match host.processes_named("containerd").first() {
+        Some(process) => Pid::from_raw(process.pid),
+        None => host.start(&[&program.to_string_lossy(), "--config", CONFIG], &log)?,
+    };
     let deadline = Instant::now() + START;
     while !answers(host) {
-        if host.processes_named("containerd").is_empty() || Instant::now() > deadline {
-            return Err(Error::Timeout {
-                what: format!("{}: containerd does not answer", host.name()),
-                seconds: START.as_secs(),
-                log: log.display().to_string(),
-            });
+        if kill(pid, None).is_err() || Instant::now() > deadline {
+            let what = format!("{}: containerd does not answer", host.name());
+            let seconds = START.as_secs();
+            return Err(Error::Timeout { what, seconds, log: log.display().to_string() });
         }
         thread::sleep(Duration::from_millis(100));
     }
@@ -69,7 +71,10 @@ pub fn import(host: &Host, archive: &Path) -> Result<()> {
 }
 
 fn answers(host: &Host) -> bool {
-    host.command("ctr").is_ok_and(|mut ctr| shell::run(ctr.args(["-a", SOCKET, "version"])).is_ok())
+    // Asked before there is a socket, ctr waits ten seconds for one.
+    let listens = host.path(SOCKET).is_ok_and(|socket| socket.exists());
+    listens
+        && host.command("ctr").is_ok_and(|mut ctr| shell::run(ctr.args(["-a", SOCKET, "version"])).is_ok())
 }
 
 fn missing(what: &str, package: &str) -> Error {

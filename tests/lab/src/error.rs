@@ -50,7 +50,7 @@ pub enum Error {
     #[error("{0}")]
     Machine(String),
     /// Something did not come up in time.
-    #[error("{what} after {seconds} s; its log: {log}")]
+    #[error("{what} (waited up to {seconds} s); its log: {log}")]
     Timeout {
         /// What was waited for.
         what: String,
