@@ -6,7 +6,10 @@
 pub mod admin;
 pub mod config;
 pub mod credential;
+pub mod hub;
+pub mod join;
 pub mod kind;
+pub mod message;
 pub mod names;
 pub mod token;
 pub mod v1alpha1;
