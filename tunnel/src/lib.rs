@@ -52,8 +52,10 @@ pub enum Accepted {
         /// What was sent.
         bytes: Bytes,
     },
-    /// A `join/1` stream: nothing is known about who opened it.
+    /// A `join/1` stream: nothing is known about who opened it but its identity.
     Join {
+        /// Who opened it.
+        from: identity::Joiner,
         /// Where it came from.
         remote: SocketAddr,
         /// The stream.
