@@ -55,7 +55,7 @@ pub enum Accepted {
     /// A `join/1` stream: nothing is known about who opened it but its identity.
     Join {
         /// Who opened it.
-        from: identity::Joiner,
+        from: Box<identity::Joiner>,
         /// Where it came from.
         remote: SocketAddr,
         /// The stream.
