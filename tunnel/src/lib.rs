@@ -8,7 +8,9 @@
 mod alpn;
 mod config;
 mod error;
+pub mod frames;
 pub mod identity;
+pub mod join;
 mod status;
 
 use std::net::SocketAddr;
