@@ -1,8 +1,6 @@
 //! Near Services with real sockets: calls from pods and from the host end at a backend, and look to the
 //! caller as if the Service itself had answered.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -10,14 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use common::net::{ask, ask_connected, ask_with, call_tcp, serve_tcp, serve_udp, udp};
-use common::{FAMILIES, Family, block_on, desired, frontend, isolated, near, runtime, service};
+use crate::host::{FAMILIES, Family, block_on, desired, frontend, isolated, near, runtime, service};
+use crate::net::{ask, ask_connected, ask_with, call_tcp, serve_tcp, serve_udp, udp};
 use edgeloom_ebpf::{Datapath, Steering as _, Target};
 use edgeloom_model::Protocol::{Tcp, Udp};
 
 #[test]
 fn tcp_ends_at_a_backend_and_looks_like_the_service() {
-    isolated("tcp_ends_at_a_backend_and_looks_like_the_service", |host| {
+    isolated("near::tcp_ends_at_a_backend_and_looks_like_the_service", |host| {
         block_on(async {
             let mut datapath = Datapath::load(host.config()).unwrap();
             let mut services = Vec::new();
@@ -58,7 +56,7 @@ fn tcp_ends_at_a_backend_and_looks_like_the_service() {
 
 #[test]
 fn udp_answers_come_from_the_service() {
-    isolated("udp_answers_come_from_the_service", |host| {
+    isolated("near::udp_answers_come_from_the_service", |host| {
         block_on(async {
             let mut datapath = Datapath::load(host.config()).unwrap();
             let mut services = Vec::new();
@@ -96,7 +94,7 @@ fn udp_answers_come_from_the_service() {
 
 #[test]
 fn without_endpoints_a_call_is_refused_at_once() {
-    isolated("without_endpoints_a_call_is_refused_at_once", |host| {
+    isolated("near::without_endpoints_a_call_is_refused_at_once", |host| {
         block_on(async {
             let mut datapath = Datapath::load(host.config()).unwrap();
             let services = FAMILIES.map(|family| {
@@ -124,7 +122,7 @@ fn without_endpoints_a_call_is_refused_at_once() {
 
 #[test]
 fn a_client_keeps_its_backend_while_it_belongs_to_the_service() {
-    isolated("a_client_keeps_its_backend_while_it_belongs_to_the_service", |host| {
+    isolated("near::a_client_keeps_its_backend_while_it_belongs_to_the_service", |host| {
         block_on(async {
             let mut datapath = Datapath::load(host.config()).unwrap();
             let names = ["b0", "b1", "b2", "b3"];
@@ -164,7 +162,7 @@ fn a_client_keeps_its_backend_while_it_belongs_to_the_service() {
 
 #[test]
 fn swapping_backends_under_load_fails_no_call() {
-    isolated("swapping_backends_under_load_fails_no_call", |host| {
+    isolated("near::swapping_backends_under_load_fails_no_call", |host| {
         let backends: Vec<_> = (0..4).map(|i| SocketAddr::new(host.pods[0].v4, 8080 + i)).collect();
         for backend in &backends {
             serve_tcp(&host.pods[0], *backend, "b");

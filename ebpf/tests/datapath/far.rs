@@ -1,16 +1,14 @@
 //! Far traffic with real sockets: packets for Services and pods of other sites reach the agent's sockets
 //! with the address called intact, and what is nobody's never reaches a listener of the host.
 
-mod common;
-
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 
 use std::thread;
 use std::time::Duration;
 
-use common::net::{ask, ask_connected, call_tcp, greet};
-use common::{FAMILIES, Family, Host, block_on, desired, frontend, isolated, near, service};
+use crate::host::{FAMILIES, Family, Host, block_on, desired, frontend, isolated, near, service};
+use crate::net::{ask, ask_connected, call_tcp, greet};
 use edgeloom_ebpf::sockets::{FarSockets, receive, reply_socket};
 use edgeloom_ebpf::{AgentSockets, Datapath, Steering as _, Target};
 use edgeloom_model::Protocol::{Tcp, Udp};
@@ -56,7 +54,7 @@ fn node(host: &Host, family: Family) -> IpAddr {
 
 #[test]
 fn far_calls_reach_the_agent_with_the_address_called() {
-    isolated("far_calls_reach_the_agent_with_the_address_called", |host| {
+    isolated("far::far_calls_reach_the_agent_with_the_address_called", |host| {
         block_on(async {
             let mut datapath = Datapath::load(host.config()).unwrap();
             let sockets = FarSockets::bind().unwrap();
@@ -96,7 +94,7 @@ fn far_calls_reach_the_agent_with_the_address_called() {
 
 #[test]
 fn what_is_no_service_never_reaches_a_listener_of_the_host() {
-    isolated("what_is_no_service_never_reaches_a_listener_of_the_host", |host| {
+    isolated("far::what_is_no_service_never_reaches_a_listener_of_the_host", |host| {
         block_on(async {
             let mut datapath = Datapath::load(host.config()).unwrap();
             // As sshd: on every address of the host.
@@ -137,7 +135,7 @@ fn what_is_no_service_never_reaches_a_listener_of_the_host() {
 
 #[test]
 fn a_neighbours_call_to_a_near_service_reaches_the_agent() {
-    isolated("a_neighbours_call_to_a_near_service_reaches_the_agent", |host| {
+    isolated("far::a_neighbours_call_to_a_near_service_reaches_the_agent", |host| {
         block_on(async {
             let mut datapath = Datapath::load(host.config()).unwrap();
             let sockets = FarSockets::bind().unwrap();
@@ -174,7 +172,7 @@ fn outside<T>(host: &Host, body: impl FnOnce() -> T) -> T {
 
 #[test]
 fn bytes_pass_both_ways_through_a_steered_connection() {
-    isolated("bytes_pass_both_ways_through_a_steered_connection", |host| {
+    isolated("far::bytes_pass_both_ways_through_a_steered_connection", |host| {
         block_on(async {
             let mut datapath = Datapath::load(host.config()).unwrap();
             let sockets = FarSockets::bind().unwrap();

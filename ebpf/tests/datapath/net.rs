@@ -5,19 +5,19 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
-use crate::common::Place;
+use crate::host::Place;
 
-pub const PATIENCE: Duration = Duration::from_secs(3);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A TCP server in a place that tells each caller its name and the caller's address; until the test ends.
-pub fn serve_tcp(place: &Place, at: SocketAddr, name: &'static str) {
+pub(crate) fn serve_tcp(place: &Place, at: SocketAddr, name: &'static str) {
     place.run(|| {
         let listener = TcpListener::bind(at).unwrap();
         thread::spawn(move || greet(&listener, name));
     });
 }
 
-pub fn greet(listener: &TcpListener, name: &str) {
+pub(crate) fn greet(listener: &TcpListener, name: &str) {
     while let Ok((mut stream, from)) = listener.accept() {
         // A caller that goes away is its own affair.
         write!(stream, "{name} {}", from.ip()).ok();
@@ -25,7 +25,7 @@ pub fn greet(listener: &TcpListener, name: &str) {
 }
 
 /// A UDP server in a place that answers each datagram with its name and the datagram.
-pub fn serve_udp(place: &Place, at: SocketAddr, name: &'static str) {
+pub(crate) fn serve_udp(place: &Place, at: SocketAddr, name: &'static str) {
     place.run(|| {
         let socket = UdpSocket::bind(at).unwrap();
         thread::spawn(move || {
@@ -39,7 +39,7 @@ pub fn serve_udp(place: &Place, at: SocketAddr, name: &'static str) {
 }
 
 /// Connects and returns the peer's address as the client sees it, with what the server said.
-pub fn call_tcp(to: SocketAddr) -> io::Result<(SocketAddr, String)> {
+pub(crate) fn call_tcp(to: SocketAddr) -> io::Result<(SocketAddr, String)> {
     let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut said = String::new();
@@ -48,7 +48,7 @@ pub fn call_tcp(to: SocketAddr) -> io::Result<(SocketAddr, String)> {
 }
 
 /// Asks with a connected socket.
-pub fn ask_connected(to: SocketAddr, text: &str) -> io::Result<(SocketAddr, String)> {
+pub(crate) fn ask_connected(to: SocketAddr, text: &str) -> io::Result<(SocketAddr, String)> {
     let socket = udp(to)?;
     socket.connect(to)?;
     socket.send(text.as_bytes())?;
@@ -58,11 +58,11 @@ pub fn ask_connected(to: SocketAddr, text: &str) -> io::Result<(SocketAddr, Stri
 }
 
 /// Asks with an unconnected socket, and returns who the answer seems to come from.
-pub fn ask(to: SocketAddr, text: &str) -> io::Result<(SocketAddr, String)> {
+pub(crate) fn ask(to: SocketAddr, text: &str) -> io::Result<(SocketAddr, String)> {
     ask_with(&udp(to)?, to, text)
 }
 
-pub fn ask_with(socket: &UdpSocket, to: SocketAddr, text: &str) -> io::Result<(SocketAddr, String)> {
+pub(crate) fn ask_with(socket: &UdpSocket, to: SocketAddr, text: &str) -> io::Result<(SocketAddr, String)> {
     socket.send_to(text.as_bytes(), to)?;
     let mut buffer = [0; 2048];
     let (length, from) = socket.recv_from(&mut buffer)?;
@@ -70,7 +70,7 @@ pub fn ask_with(socket: &UdpSocket, to: SocketAddr, text: &str) -> io::Result<(S
 }
 
 /// An unbound UDP socket of the address' family.
-pub fn udp(to: SocketAddr) -> io::Result<UdpSocket> {
+pub(crate) fn udp(to: SocketAddr) -> io::Result<UdpSocket> {
     let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
     let socket = UdpSocket::bind((any, 0))?;
     socket.set_read_timeout(Some(PATIENCE))?;

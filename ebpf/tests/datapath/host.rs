@@ -5,8 +5,6 @@
 //! binary again for that test alone. Everything is gone when that process ends, the bpf file system in
 //! its mount namespace included; the cgroup is removed by its parent.
 
-pub mod net;
-
 use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
@@ -19,16 +17,16 @@ use edgeloom_ebpf::{Desired, Frontend, LoadConfig, Target};
 use edgeloom_model::Protocol;
 use nix::sched::{CloneFlags, setns, unshare};
 
-pub const PIN: &str = "/sys/fs/bpf/edgeloom";
+pub(crate) const PIN: &str = "/sys/fs/bpf/edgeloom";
 
 /// Set in the process that runs one test: its cgroup.
 const CGROUP: &str = "DP_TEST_CGROUP";
 /// Longer than any test takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs `body` in a process, network, mount tree and cgroup of its own; skips with a message where that
+/// Runs `body`, the test of this name (with its module), in a process, network, mount tree and cgroup of its own; skips with a message where that
 /// cannot be had.
-pub fn isolated(name: &str, body: impl FnOnce(&Host)) {
+pub(crate) fn isolated(name: &str, body: impl FnOnce(&Host)) {
     if let Some(cgroup) = std::env::var_os(CGROUP) {
         return body(&Host::build(cgroup.into()));
     }
@@ -40,7 +38,7 @@ pub fn isolated(name: &str, body: impl FnOnce(&Host)) {
         eprintln!("SKIPPED {name}: no cgroup2 file system is mounted");
         return;
     };
-    let cgroup = root.join(format!("dp-{name}-{}", std::process::id()));
+    let cgroup = root.join(format!("dp-{}-{}", name.replace("::", "-"), std::process::id()));
     fs::create_dir(&cgroup).unwrap();
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args([name, "--exact", "--nocapture", "--include-ignored"])
@@ -90,19 +88,19 @@ fn cgroup2() -> Option<PathBuf> {
 }
 
 /// A network namespace that is not the host's.
-pub struct Place {
+pub(crate) struct Place {
     ns: File,
-    pub v4: IpAddr,
-    pub v6: IpAddr,
+    pub(crate) v4: IpAddr,
+    pub(crate) v6: IpAddr,
 }
 
-pub struct Host {
-    pub cgroup: PathBuf,
-    pub pods: Vec<Place>,
+pub(crate) struct Host {
+    pub(crate) cgroup: PathBuf,
+    pub(crate) pods: Vec<Place>,
     /// A machine on the host's LAN, with routes to the Service ranges through the host.
-    pub neighbour: Place,
-    pub node4: IpAddr,
-    pub node6: IpAddr,
+    pub(crate) neighbour: Place,
+    pub(crate) node4: IpAddr,
+    pub(crate) node6: IpAddr,
 }
 
 impl Host {
@@ -116,10 +114,9 @@ impl Host {
         run("ip addr add 10.244.1.1/24 dev br0");
         run("ip addr add fd00:10:244:1::1/64 dev br0 nodad");
         run("ip link set br0 up");
-        let pods = (0..2)
+        let pods = (0..PODS)
             .map(|index| {
-                let host = index + 2;
-                let (v4, v6) = (format!("10.244.1.{host}"), format!("fd00:10:244:1::{host}"));
+                let [v4, v6] = pod(index);
                 place(&format!("pod{index}"), &v4, 24, &v6, ["10.244.1.1", "fd00:10:244:1::1"], Some("br0"))
             })
             .collect();
@@ -131,7 +128,24 @@ impl Host {
         Self { cgroup, pods, neighbour, node4, node6 }
     }
 
-    pub fn config(&self) -> LoadConfig {
+    /// The host that this process was started in, by [`Host::build`] of another: its addresses, and
+    /// nothing to run in its places.
+    pub(crate) fn inherited() -> Self {
+        let place = |[v4, v6]: [String; 2]| Place {
+            ns: File::open("/proc/thread-self/ns/net").unwrap(),
+            v4: v4.parse().unwrap(),
+            v6: v6.parse().unwrap(),
+        };
+        Self {
+            cgroup: std::env::var_os(CGROUP).unwrap().into(),
+            pods: (0..PODS).map(|index| place(pod(index))).collect(),
+            neighbour: place(["192.0.2.20".into(), "2001:db8:2::20".into()]),
+            node4: "192.0.2.10".parse().unwrap(),
+            node6: "2001:db8:2::10".parse().unwrap(),
+        }
+    }
+
+    pub(crate) fn config(&self) -> LoadConfig {
         LoadConfig {
             cgroup: Some(self.cgroup.clone()),
             pin: Some(PIN.into()),
@@ -143,7 +157,7 @@ impl Host {
 
 impl Place {
     /// Runs a closure in this namespace.
-    pub fn run<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
+    pub(crate) fn run<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let inside = scope.spawn(|| {
                 setns(&self.ns, CloneFlags::CLONE_NEWNET).unwrap();
@@ -153,12 +167,20 @@ impl Place {
         })
     }
 
-    pub fn address(&self, family: Family) -> IpAddr {
+    pub(crate) fn address(&self, family: Family) -> IpAddr {
         match family {
             Family::V4 => self.v4,
             Family::V6 => self.v6,
         }
     }
+}
+
+const PODS: u8 = 2;
+
+/// The addresses of a pod.
+fn pod(index: u8) -> [String; 2] {
+    let host = index + 2;
+    [format!("10.244.1.{host}"), format!("fd00:10:244:1::{host}")]
 }
 
 fn place(name: &str, v4: &str, v4_prefix: u8, v6: &str, gateways: [&str; 2], bridge: Option<&str>) -> Place {
@@ -186,7 +208,7 @@ fn place(name: &str, v4: &str, v4_prefix: u8, v6: &str, gateways: [&str; 2], bri
 }
 
 /// Runs a command in the namespace of this thread.
-pub fn run(command: &str) -> String {
+pub(crate) fn run(command: &str) -> String {
     let mut words = command.split(' ');
     let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
@@ -194,31 +216,31 @@ pub fn run(command: &str) -> String {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
+pub(crate) enum Family {
     V4,
     V6,
 }
 
-pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+pub(crate) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 /// An address of the Service ranges.
-pub fn service(family: Family, host: u8) -> IpAddr {
+pub(crate) fn service(family: Family, host: u8) -> IpAddr {
     match family {
         Family::V4 => format!("10.96.0.{host}").parse().unwrap(),
         Family::V6 => format!("fd00:10:96::{host:x}").parse().unwrap(),
     }
 }
 
-pub fn frontend(addr: IpAddr, port: u16, protocol: Protocol) -> Frontend {
+pub(crate) fn frontend(addr: IpAddr, port: u16, protocol: Protocol) -> Frontend {
     Frontend { addr, port, protocol }
 }
 
-pub fn near(backends: &[SocketAddr]) -> Target {
+pub(crate) fn near(backends: &[SocketAddr]) -> Target {
     Target::Near { backends: backends.to_vec(), affinity: None }
 }
 
 /// These Services, with both Service ranges routed.
-pub fn desired(services: impl IntoIterator<Item = (Frontend, Target)>) -> Desired {
+pub(crate) fn desired(services: impl IntoIterator<Item = (Frontend, Target)>) -> Desired {
     Desired {
         services: services.into_iter().collect(),
         service_ranges: ["10.96.0.0/12".parse().unwrap(), "fd00:10:96::/108".parse().unwrap()].into(),
@@ -227,10 +249,10 @@ pub fn desired(services: impl IntoIterator<Item = (Frontend, Target)>) -> Desire
 }
 
 /// Runs a future on a runtime in this thread, and so in its network namespace.
-pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     runtime().block_on(future)
 }
 
-pub fn runtime() -> tokio::runtime::Runtime {
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
