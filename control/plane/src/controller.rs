@@ -91,6 +91,7 @@ pub(crate) async fn run<C: Reconcile>(
             key = queue.next() => key,
             () = stop.cancelled() => return,
         };
+        tracing::debug!(controller = C::NAME, ?key, "its turn");
         let timer = metrics.seconds.with_label_values(&[C::NAME]).start_timer();
         let result = controller.reconcile(key.clone()).await;
         timer.observe_duration();

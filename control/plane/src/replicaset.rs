@@ -105,7 +105,7 @@ impl Controller {
                     own.push(made);
                 }
                 Err(error) => {
-                    let note = format!("Error creating: {error}");
+                    let note = format!("Error creating: {}", said(&error));
                     self.events.warning(&set.object_ref(&()), "FailedCreate", "Create", note).await;
                     return Err(error.into());
                 }
@@ -149,6 +149,14 @@ impl Controller {
             unless_overtaken(api.patch_status(&set.name_any(), &PatchParams::default(), &patch).await)?;
         }
         Ok(again.map_or(Next::Wait, |seconds| Next::After(Duration::from_secs(seconds))))
+    }
+}
+
+/// What the API server said, without the client's wrapping.
+fn said(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
     }
 }
 

@@ -1,11 +1,9 @@
 //! Wires watches, queues and controllers together.
 
 use std::collections::HashMap;
-use std::fmt::Debug;
-use std::hash::Hash;
 use std::sync::{Arc, Mutex};
 
-use futures::future::{BoxFuture, FutureExt, join_all};
+use futures::future::{BoxFuture, join_all};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -13,7 +11,6 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, Servi
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
 use kube::api::Api;
-use kube::runtime::reflector::{Lookup, Store};
 use kube::runtime::watcher;
 use prometheus::Registry;
 use rcgen::{Issuer, KeyPair};
@@ -25,7 +22,7 @@ use crate::events::Events;
 use crate::namespaces::{contents, finalize};
 use crate::nodes::{ipam, lifecycle};
 use crate::queue::Queue;
-use crate::watch::{Key, Watches};
+use crate::watch::{Copy, Key, Watches};
 use crate::{PlaneConfig, PlaneError, deployment, endpoints, garbage_watch, replicaset, scheduler, signer};
 
 type Keys = Arc<Queue<Key>>;
@@ -45,14 +42,14 @@ struct Queues {
 
 /// One copy a kind.
 struct Copies {
-    pods: Store<Pod>,
-    nodes: Store<Node>,
-    services: Store<Service>,
-    deployments: Store<Deployment>,
-    replica_sets: Store<ReplicaSet>,
-    leases: Store<Lease>,
-    namespaces: Store<Namespace>,
-    requests: Store<CertificateSigningRequest>,
+    pods: Copy<Pod>,
+    nodes: Copy<Node>,
+    services: Copy<Service>,
+    deployments: Copy<Deployment>,
+    replica_sets: Copy<ReplicaSet>,
+    leases: Copy<Lease>,
+    namespaces: Copy<Namespace>,
+    requests: Copy<CertificateSigningRequest>,
 }
 
 /// Starts every watch and every loop as tasks of `tasks`, all of which end with `stop`.
@@ -84,9 +81,9 @@ pub(crate) fn start(
     run.workloads(&queues, &copies);
     run.nodes(&queues, &copies, config.cluster_cidrs);
     run.namespaces(&queues, &copies, config.root_ca_pem);
-    let requests = copies.requests.clone();
-    let signer = signer::Controller { client: run.client.clone(), requests: requests.clone(), issuer };
-    run.spawn(signer, &queues.signer, vec![complete(&requests)]);
+    let requests = copies.requests.store.clone();
+    let signer = signer::Controller { client: run.client.clone(), requests, issuer };
+    run.spawn(signer, &queues.signer, vec![copies.requests.complete()]);
     let (garbage, queue) = garbage_watch::start(&run.client, &run.watches);
     run.spawn(garbage, &queue, Vec::new());
     Ok(())
@@ -109,8 +106,8 @@ fn watch(client: &Client, watches: &Watches, q: &Queues) -> Copies {
         Api::all(client.clone()),
         any(),
         vec![
-            endpoints::on_pod(q.endpoints.clone(), services.clone()),
-            replicaset::on_pod(q.replica_sets.clone(), replica_sets.clone()),
+            endpoints::on_pod(q.endpoints.clone(), services.store.clone()),
+            replicaset::on_pod(q.replica_sets.clone(), replica_sets.store.clone()),
             scheduler::on_pod(q.scheduler.clone()),
             lifecycle::on_pod(q.lifecycle.clone()),
         ],
@@ -119,7 +116,7 @@ fn watch(client: &Client, watches: &Watches, q: &Queues) -> Copies {
         Api::all(client.clone()),
         any(),
         vec![
-            scheduler::on_node(q.scheduler.clone(), pods.clone()),
+            scheduler::on_node(q.scheduler.clone(), pods.store.clone()),
             ipam::on_node(q.ipam.clone()),
             lifecycle::on_node(q.lifecycle.clone()),
         ],
@@ -160,17 +157,6 @@ fn watch(client: &Client, watches: &Watches, q: &Queues) -> Copies {
     }
 }
 
-/// Done once the copy shows a whole list: before, an absent object means nothing.
-fn complete<K>(copy: &Store<K>) -> BoxFuture<'static, ()>
-where
-    K: Lookup + Clone + Debug + Send + Sync + 'static,
-    K::DynamicType: Eq + Hash + Clone + Send + Sync + 'static,
-{
-    let copy = copy.clone();
-    // An error means that the watch ended, and with it everything else.
-    async move { drop(copy.wait_until_ready().await) }.boxed()
-}
-
 /// Starts the controllers' loops.
 struct Run {
     client: Client,
@@ -200,32 +186,32 @@ impl Run {
         let client = || self.client.clone();
         let endpoints = endpoints::Controller {
             client: client(),
-            services: copies.services.clone(),
-            pods: copies.pods.clone(),
-            nodes: copies.nodes.clone(),
+            services: copies.services.store.clone(),
+            pods: copies.pods.store.clone(),
+            nodes: copies.nodes.store.clone(),
         };
-        let needs = vec![complete(&copies.services), complete(&copies.pods), complete(&copies.nodes)];
+        let needs = vec![copies.services.complete(), copies.pods.complete(), copies.nodes.complete()];
         self.spawn(endpoints, &queues.endpoints, needs);
         let deployments = deployment::Controller {
             client: client(),
-            deployments: copies.deployments.clone(),
+            deployments: copies.deployments.store.clone(),
             events: Events::new(client(), "deployment-controller"),
         };
-        self.spawn(deployments, &queues.deployments, vec![complete(&copies.deployments)]);
+        self.spawn(deployments, &queues.deployments, vec![copies.deployments.complete()]);
         let sets = replicaset::Controller {
             client: client(),
-            sets: copies.replica_sets.clone(),
+            sets: copies.replica_sets.store.clone(),
             events: Events::new(client(), "replicaset-controller"),
         };
-        self.spawn(sets, &queues.replica_sets, vec![complete(&copies.replica_sets)]);
+        self.spawn(sets, &queues.replica_sets, vec![copies.replica_sets.complete()]);
         let scheduler = scheduler::Controller {
             client: client(),
-            pods: copies.pods.clone(),
-            nodes: copies.nodes.clone(),
+            pods: copies.pods.store.clone(),
+            nodes: copies.nodes.store.clone(),
             events: Events::new(client(), "default-scheduler"),
             assumed: Mutex::new(HashMap::new()),
         };
-        self.spawn(scheduler, &queues.scheduler, vec![complete(&copies.pods), complete(&copies.nodes)]);
+        self.spawn(scheduler, &queues.scheduler, vec![copies.pods.complete(), copies.nodes.complete()]);
     }
 
     fn nodes(&self, queues: &Queues, copies: &Copies, clusters: Vec<ipnet::IpNet>) {
@@ -233,22 +219,22 @@ impl Run {
         self.spawn(ipam, &queues.ipam, Vec::new());
         let lifecycle = lifecycle::Controller {
             client: self.client.clone(),
-            nodes: copies.nodes.clone(),
-            pods: copies.pods.clone(),
-            leases: copies.leases.clone(),
+            nodes: copies.nodes.store.clone(),
+            pods: copies.pods.store.clone(),
+            leases: copies.leases.store.clone(),
             events: Events::new(self.client.clone(), "node-controller"),
             heard: Mutex::new(HashMap::new()),
         };
-        let needs = vec![complete(&copies.nodes), complete(&copies.pods), complete(&copies.leases)];
+        let needs = vec![copies.nodes.complete(), copies.pods.complete(), copies.leases.complete()];
         self.spawn(lifecycle, &queues.lifecycle, needs);
     }
 
     fn namespaces(&self, queues: &Queues, copies: &Copies, root_ca: String) {
         let client = || self.client.clone();
-        let namespaces = || copies.namespaces.clone();
+        let namespaces = || copies.namespaces.store.clone();
         let contents = contents::Controller { client: client(), namespaces: namespaces(), root_ca };
-        self.spawn(contents, &queues.contents, vec![complete(&copies.namespaces)]);
+        self.spawn(contents, &queues.contents, vec![copies.namespaces.complete()]);
         let finalize = finalize::Controller { client: client(), namespaces: namespaces() };
-        self.spawn(finalize, &queues.finalize, vec![complete(&copies.namespaces)]);
+        self.spawn(finalize, &queues.finalize, vec![copies.namespaces.complete()]);
     }
 }

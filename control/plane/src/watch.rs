@@ -7,6 +7,7 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use futures::StreamExt;
+use futures::future::{BoxFuture, FutureExt};
 use kube::api::Api;
 use kube::runtime::reflector::{ObjectRef, Store, store};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -27,12 +28,14 @@ pub(crate) struct Watches {
 
 impl Watches {
     /// Keeps a copy of all that `api` lists under `config`, and tells the hooks once the copy shows it.
-    pub(crate) fn keep<K>(&self, api: Api<K>, config: watcher::Config, hooks: Vec<Hook<K>>) -> Store<K>
+    pub(crate) fn keep<K>(&self, api: Api<K>, config: watcher::Config, hooks: Vec<Hook<K>>) -> Copy<K>
     where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     {
         let (reader, mut writer) = store::<K>();
         let copy = reader.clone();
+        let whole = CancellationToken::new();
+        let kept = Copy { store: reader, whole: whole.clone() };
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
             let events = watcher(api, config).default_backoff();
@@ -50,6 +53,9 @@ impl Watches {
                         }
                         writer.apply_watcher_event(&event);
                         tell(&hooks, &event, &copy, &mut before);
+                        if matches!(event, watcher::Event::InitDone) {
+                            whole.cancel();
+                        }
                     }
                     Some(Err(error)) => {
                         tracing::warn!(kind = %K::kind(&()), %error, "watching; trying again");
@@ -58,7 +64,27 @@ impl Watches {
                 }
             }
         });
-        reader
+        kept
+    }
+}
+
+/// A local copy of a kind's objects.
+pub(crate) struct Copy<K: Resource + 'static>
+where
+    K::DynamicType: Eq + Hash,
+{
+    pub(crate) store: Store<K>,
+    /// Cancelled with the first whole list. (`Store::wait_until_ready` wakes only one of several waiters.)
+    whole: CancellationToken,
+}
+
+impl<K: Resource + 'static> Copy<K>
+where
+    K::DynamicType: Eq + Hash,
+{
+    /// Done once the copy shows a whole list: before, an absent object means nothing.
+    pub(crate) fn complete(&self) -> BoxFuture<'static, ()> {
+        self.whole.clone().cancelled_owned().boxed()
     }
 }
 
