@@ -8,12 +8,21 @@
 //! there.
 
 mod db;
+mod join;
+mod members;
+mod membership;
 pub mod metastore;
+mod metrics;
 mod outbox;
+mod overlay;
+mod routes;
 mod session;
 
 pub use db::StoreError;
 pub use edgeloom_api::hub::{Request, Write};
+pub use join::{JoinConfig, JoinError, join};
+pub use membership::{Membership, MembershipError};
 pub use metastore::{Change, Metastore, Subscription, Update};
 pub use outbox::{MAX_EVENTS, Outbox};
-pub use session::{RequestError, Session};
+pub use overlay::{Overlay, Pipe};
+pub use session::{RequestError, Session, SessionError};
