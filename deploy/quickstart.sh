@@ -4,11 +4,14 @@
 #
 #   sudo deploy/quickstart.sh [up]     brings it up, or makes it whole; shows a call across sites
 #   sudo deploy/quickstart.sh down     removes everything
+#   sudo deploy/quickstart.sh lab      brings up the hosts and NATs alone, with nothing running in them
 #   sudo deploy/quickstart.sh status   says what runs
 #   eval "$(sudo deploy/quickstart.sh env)"   kubectl and meshctl for it, in this shell
 #
 # NAT=symmetric makes both NATs symmetric (others: cone, restricted, port-restricted).
-# CONTROL_PLANE=FILE takes the cluster of that kubeconfig in place of the embedded API.
+# CONTROL_PLANE=FILE takes the cluster of that kubeconfig in place of the embedded API; the cloud host must
+# reach its API server, and the API server the cloud host (one in the cloud host itself does: bring the `lab`
+# up first, and start it with target/debug/lab --name quickstart exec cloud -- COMMAND).
 set -euo pipefail
 # shellcheck source=deploy/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -203,6 +206,15 @@ up() {
   next
 }
 
+lab_only() {
+  need_root lab
+  check_place
+  install_missing
+  build edgeloom-lab
+  bring_lab_up
+  say "The cloud host is $(lab address cloud) for this machine (TCP 6443 and 20007)."
+}
+
 next() {
   cat <<TEXT
 
@@ -259,8 +271,9 @@ environment() {
 case ${1:-up} in
   up) up ;;
   down) down ;;
+  lab) lab_only ;;
   status) status ;;
   env) environment ;;
   __step) shift; "$@" ;;
-  *) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,15s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
