@@ -30,6 +30,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Serve other nodes as a relay: forward packets between peers that find no direct path.
     pub relay: bool,
+    /// Answer `join/1`, from peers without a credential. The control does.
+    pub serve_join: bool,
     /// Relays to register with.
     pub relays: Vec<RelayPeer>,
     /// Directory of what must be found again after a restart: peers and their last addresses.
@@ -55,6 +57,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT)),
             relay: false,
+            serve_join: false,
             relays: Vec::new(),
             state_dir: None,
             exclude_interfaces: Vec::new(),

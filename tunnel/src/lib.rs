@@ -7,15 +7,22 @@
 
 mod alpn;
 mod config;
+mod connection;
+mod engine;
 mod error;
-pub mod frames;
+mod forwarder;
 pub mod identity;
-pub mod join;
+mod interfaces;
+mod metrics;
+mod path;
+mod socket;
 mod status;
+mod store;
+mod tunnel;
+pub mod wire;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -25,6 +32,7 @@ pub use error::{DatagramError, Error, OpenError};
 pub use identity::Verified;
 pub use libp2p::PeerId;
 pub use status::{DirectKind, Path, PeerStatus, Ping};
+pub use tunnel::Tunnel;
 
 /// One bidirectional QUIC stream to or from a peer.
 #[derive(Debug)]
@@ -37,6 +45,7 @@ pub struct Stream {
 
 /// What a peer sent us.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "joins are few and the queue is short")]
 pub enum Accepted {
     /// A stream of a peer whose credential was verified.
     Stream {
@@ -57,7 +66,7 @@ pub enum Accepted {
     /// A `join/1` stream: nothing is known about who opened it but its identity.
     Join {
         /// Who opened it.
-        from: Box<identity::Joiner>,
+        from: identity::Joiner,
         /// Where it came from.
         remote: SocketAddr,
         /// The stream.
@@ -76,52 +85,4 @@ impl Incoming {
     pub async fn accept(&mut self) -> Option<Accepted> {
         self.queue.recv().await
     }
-}
-
-/// Handle to the overlay; clones share it.
-#[derive(Clone, Debug)]
-pub struct Tunnel {
-    own: PeerId,
-}
-
-impl Tunnel {
-    /// Own peer id.
-    pub fn peer_id(&self) -> PeerId {
-        self.own
-    }
-
-    /// Opens a stream to `peer`, connecting first where no connection is open: by a relay at once, directly as
-    /// soon as a direct path is found.
-    pub async fn open(&self, peer: PeerId, _alpn: Alpn) -> Result<Stream, OpenError> {
-        Err(OpenError::UnknownPeer(peer))
-    }
-
-    /// Sends a datagram on the open `mesh/1` connection to `peer`; it may be lost.
-    pub fn send_datagram(&self, _peer: PeerId, _bytes: Bytes) -> Result<(), DatagramError> {
-        Err(DatagramError::NotConnected)
-    }
-
-    /// Largest datagram, in bytes, that the connection to `peer` carries now.
-    pub fn max_datagram_size(&self, _peer: PeerId) -> Option<usize> {
-        None
-    }
-
-    /// Replaces the membership. Connections are made only by [`Tunnel::open`].
-    pub fn set_peers(&self, _peers: Vec<Peer>) {}
-
-    /// Replaces the relays to register with.
-    pub fn set_relays(&self, _relays: Vec<RelayPeer>) {}
-
-    /// Every known peer and how it is reached.
-    pub fn peers(&self) -> Vec<PeerStatus> {
-        Vec::new()
-    }
-
-    /// Sends a probe to `peer` over the path in use and waits for the answer.
-    pub async fn ping(&self, peer: PeerId) -> Result<Ping, OpenError> {
-        Err(OpenError::UnknownPeer(peer))
-    }
-
-    /// Stops taking streams, gives the open ones `drain` to end, closes.
-    pub async fn shutdown(&self, _drain: Duration) {}
 }

@@ -1,0 +1,134 @@
+//! Taking connections, and what comes on them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::crypto::rustls::HandshakeData;
+use tokio::sync::Semaphore;
+
+use super::{Connections, code};
+use crate::alpn::Alpn;
+use crate::identity::{Admitted, Joiner, Verified};
+use crate::socket::Mux;
+use crate::{Accepted, Stream};
+
+/// Handshakes with members at the same time.
+const HANDSHAKES: usize = 1024;
+/// Handshakes and connections of strangers, who may only join, at the same time.
+const STRANGERS: usize = 128;
+/// How long a handshake may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a stranger may stay.
+const JOIN_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Takes connections until the endpoint closes.
+pub(crate) async fn accept(connections: Arc<Connections>, endpoint: quinn::Endpoint, mux: Arc<Mux>) {
+    let members = Arc::new(Semaphore::new(HANDSHAKES));
+    let strangers = Arc::new(Semaphore::new(STRANGERS));
+    while let Some(incoming) = endpoint.accept().await {
+        let remote = incoming.remote_address();
+        let known = mux.peer_of_virtual(&remote);
+        if known.is_none() && !incoming.remote_address_validated() {
+            // A stranger shows first that it receives where it says it is.
+            let _ = incoming.retry();
+            continue;
+        }
+        let limit = if known.is_some() { &members } else { &strangers };
+        let Ok(permit) = limit.clone().try_acquire_owned() else {
+            connections.metrics.refused.with_label_values(&["busy"]).inc();
+            incoming.refuse();
+            continue;
+        };
+        let connections = connections.clone();
+        connections.clone().tasks.spawn(async move {
+            let connection = match incoming.accept() {
+                Ok(connecting) => tokio::time::timeout(PATIENCE, connecting).await,
+                Err(error) => return tracing::debug!(%remote, %error, "handshake"),
+            };
+            match connection {
+                Ok(Ok(connection)) => {
+                    let join = connections.admit(&connection, known);
+                    if let Some(joiner) = join {
+                        let _ =
+                            tokio::time::timeout(JOIN_PATIENCE, connections.join(joiner, &connection)).await;
+                        connection.close(code::SHUTDOWN, b"joining took too long");
+                    }
+                }
+                Ok(Err(error)) => {
+                    connections.metrics.refused.with_label_values(&["handshake"]).inc();
+                    tracing::debug!(%remote, %error, "handshake");
+                }
+                Err(_) => tracing::debug!(%remote, "handshake timed out"),
+            }
+            drop(permit);
+        });
+    }
+}
+
+impl Connections {
+    /// Lets a connection in if its protocol, credential and path fit, and returns who it is if it is to join.
+    fn admit(
+        self: &Arc<Self>,
+        connection: &quinn::Connection,
+        known: Option<libp2p::PeerId>,
+    ) -> Option<Joiner> {
+        let refuse = |reason: &'static str, text: &str| {
+            self.metrics.refused.with_label_values(&[reason]).inc();
+            tracing::info!(remote = %connection.remote_address(), reason = text, "connection refused");
+            connection.close(code::REFUSED, text.as_bytes());
+        };
+        let handshake = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
+        let alpn = handshake.and_then(|data| data.protocol).and_then(|name| Alpn::from_wire(&name));
+        match (self.guard.admit(connection), alpn) {
+            (Ok(Admitted::Joiner(joiner)), Some(Alpn::Join)) => return Some(joiner),
+            (Ok(Admitted::Member(verified)), Some(alpn)) if known == Some(verified.peer) => {
+                self.metrics.handshakes.with_label_values(&["accepted"]).inc();
+                self.register(alpn, connection, false, verified);
+            }
+            (Ok(_), _) => refuse("path", "the connection came by a path that is not the peer's"),
+            (Err(refusal), _) => refuse(refusal.reason(), &refusal.to_string()),
+        }
+        None
+    }
+
+    /// Hands the streams of a joining peer on.
+    async fn join(&self, from: Joiner, connection: &quinn::Connection) {
+        let remote = connection.remote_address();
+        while let Ok((send, recv)) = connection.accept_bi().await {
+            let stream = Stream { send, recv };
+            let accepted = Accepted::Join { from: from.clone(), remote, stream };
+            if self.incoming.send(accepted).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Takes streams and datagrams off a connection until it ends.
+pub(super) async fn serve(
+    connections: &Connections,
+    alpn: Alpn,
+    from: &Arc<Verified>,
+    connection: &quinn::Connection,
+) {
+    let streams = async {
+        while let Ok((send, recv)) = connection.accept_bi().await {
+            let stream = Stream { send, recv };
+            let accepted = Accepted::Stream { from: from.clone(), alpn, stream };
+            if connections.incoming.send(accepted).await.is_err() {
+                return;
+            }
+        }
+    };
+    let datagrams = async {
+        while let Ok(bytes) = connection.read_datagram().await {
+            // Late datagrams are worth less than new ones are delayed: a full queue drops.
+            let full = alpn == Alpn::Mesh
+                && connections.incoming.try_send(Accepted::Datagram { from: from.clone(), bytes }).is_err();
+            if full {
+                connections.metrics.dropped("incoming full");
+            }
+        }
+    };
+    tokio::join!(streams, datagrams);
+}

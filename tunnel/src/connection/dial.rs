@@ -1,0 +1,94 @@
+//! Making connections.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use libp2p::PeerId;
+use quinn::{ConnectionError, TransportConfig};
+
+use super::{Connections, code, quic};
+use crate::alpn::Alpn;
+use crate::error::OpenError;
+use crate::identity::Admitted;
+
+/// Name in the TLS handshake; peers are known by their keys.
+const SERVER_NAME: &str = "edgeloom";
+
+/// What is needed to dial.
+pub(crate) struct Dialler {
+    pub(crate) endpoint: quinn::Endpoint,
+    pub(crate) transport: Arc<TransportConfig>,
+    /// How long a handshake may take.
+    pub(crate) patience: Duration,
+}
+
+impl Connections {
+    /// A connection to `peer`, whose path works at `address`: the one that is open, or a new one. Of many that
+    /// ask at the same time one dials.
+    pub(crate) async fn dial(
+        self: &Arc<Self>,
+        dialler: &Dialler,
+        peer: PeerId,
+        alpn: Alpn,
+        address: SocketAddr,
+    ) -> Result<quinn::Connection, OpenError> {
+        if let Some(open) = self.get(&peer, alpn) {
+            return Ok(open);
+        }
+        let turn = {
+            let mut dialling = self.dialling.lock().unwrap_or_else(PoisonError::into_inner);
+            dialling.retain(|_, turn| Arc::strong_count(turn) > 1);
+            dialling.entry((peer, alpn)).or_default().clone()
+        };
+        let _turn = turn.lock().await;
+        if let Some(open) = self.get(&peer, alpn) {
+            return Ok(open);
+        }
+        self.connect(dialler, peer, alpn, address).await
+    }
+
+    async fn connect(
+        self: &Arc<Self>,
+        dialler: &Dialler,
+        peer: PeerId,
+        alpn: Alpn,
+        address: SocketAddr,
+    ) -> Result<quinn::Connection, OpenError> {
+        let refused = |reason: String| OpenError::Refused { peer, alpn, reason };
+        let client = quic::client_config(&self.guard, &dialler.transport, alpn, peer)
+            .map_err(|error| refused(error.to_string()))?;
+        let connecting = dialler
+            .endpoint
+            .connect_with(client, address, SERVER_NAME)
+            .map_err(|error| OpenError::Lost(peer, error.to_string()))?;
+        let connection = tokio::time::timeout(dialler.patience, connecting)
+            .await
+            .map_err(|_| OpenError::TimedOut { peer, alpn, waited: dialler.patience })?
+            .map_err(|error| match error {
+                ConnectionError::TransportError(_) | ConnectionError::ConnectionClosed(_) => {
+                    refused(error.to_string())
+                }
+                ConnectionError::ApplicationClosed(close) => {
+                    refused(String::from_utf8_lossy(&close.reason).into_owned())
+                }
+                error => OpenError::Lost(peer, error.to_string()),
+            })?;
+        match self.guard.admit(&connection) {
+            Ok(Admitted::Member(verified)) if verified.peer == peer => {
+                self.metrics.handshakes.with_label_values(&["dialled"]).inc();
+                self.register(alpn, &connection, true, verified);
+                Ok(connection)
+            }
+            Ok(_) => {
+                connection.close(code::REFUSED, b"not the peer that was dialled");
+                Err(refused("another peer answered".into()))
+            }
+            Err(refusal) => {
+                self.metrics.refused.with_label_values(&[refusal.reason()]).inc();
+                connection.close(code::REFUSED, refusal.to_string().as_bytes());
+                Err(refused(refusal.to_string()))
+            }
+        }
+    }
+}

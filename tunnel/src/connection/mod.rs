@@ -1,0 +1,175 @@
+//! QUIC connections to peers: one per peer and protocol, made when needed, closed when void.
+//!
+//! [`Connections`] is the register; [`dial`](Connections::dial) and [`accept`] fill it, a task per connection takes
+//! streams and datagrams off it into [`crate::Incoming`].
+
+mod accept;
+pub(crate) mod dial;
+pub(crate) mod quic;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use libp2p::PeerId;
+use quinn::VarInt;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub(crate) use accept::accept;
+
+use crate::Accepted;
+use crate::alpn::Alpn;
+use crate::identity::{Guard, Trust, Verified};
+use crate::metrics::Metrics;
+use crate::status::Path;
+
+/// Codes with which connections are closed.
+pub(crate) mod code {
+    use quinn::VarInt;
+
+    /// Nothing is wrong; the node goes.
+    pub(crate) const SHUTDOWN: VarInt = VarInt::from_u32(0);
+    /// The peer may not use the protocol.
+    pub(crate) const REFUSED: VarInt = VarInt::from_u32(1);
+    /// The connection is void: the peer restarted, was revoked, or has no path.
+    pub(crate) const VOID: VarInt = VarInt::from_u32(2);
+}
+
+/// An open connection.
+#[derive(Debug)]
+struct Entry {
+    connection: quinn::Connection,
+    /// Whether this node dialled.
+    dialled: bool,
+    since: Instant,
+    peer: Arc<Verified>,
+}
+
+type Key = (PeerId, Alpn);
+
+/// The open connections.
+pub(crate) struct Connections {
+    own: PeerId,
+    guard: Guard,
+    metrics: Metrics,
+    open: Mutex<HashMap<Key, Vec<Entry>>>,
+    dialling: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<()>>>>,
+    incoming: mpsc::Sender<Accepted>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Connections {
+    pub(crate) fn new(guard: Guard, metrics: Metrics, incoming: mpsc::Sender<Accepted>) -> Arc<Self> {
+        Arc::new(Self {
+            own: guard.identity().peer_id(),
+            guard,
+            metrics,
+            open: Mutex::default(),
+            dialling: Mutex::default(),
+            incoming,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Vec<Entry>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection to use for a new stream. Of two that were dialled at the same time both ends prefer the one
+    /// of the lower peer id, so that the other falls idle.
+    pub(crate) fn get(&self, peer: &PeerId, alpn: Alpn) -> Option<quinn::Connection> {
+        let own_is_lower = self.own.to_bytes() < peer.to_bytes();
+        let open = self.lock();
+        let usable =
+            open.get(&(*peer, alpn))?.iter().filter(|entry| entry.connection.close_reason().is_none());
+        let best = usable.max_by_key(|entry| (entry.dialled == own_is_lower, entry.since))?;
+        Some(best.connection.clone())
+    }
+
+    pub(crate) fn is_connected(&self, peer: &PeerId) -> bool {
+        let open = self.lock();
+        Alpn::ALL.iter().any(|alpn| open.get(&(*peer, *alpn)).is_some_and(|entries| !entries.is_empty()))
+    }
+
+    /// Registers a connection whose peer was admitted, and starts taking what comes on it.
+    fn register(self: &Arc<Self>, alpn: Alpn, connection: &quinn::Connection, dialled: bool, peer: Verified) {
+        let peer = Arc::new(peer);
+        let key = (peer.peer, alpn);
+        let entry =
+            Entry { connection: connection.clone(), dialled, since: Instant::now(), peer: peer.clone() };
+        self.lock().entry(key).or_default().push(entry);
+        self.metrics.connections.with_label_values(&[alpn.as_str()]).inc();
+        let (connections, connection) = (self.clone(), connection.clone());
+        self.tasks.spawn(async move {
+            accept::serve(&connections, alpn, &peer, &connection).await;
+            connections.unregister(&key, &connection);
+        });
+    }
+
+    fn unregister(&self, key: &Key, connection: &quinn::Connection) {
+        let mut open = self.lock();
+        let Some(entries) = open.get_mut(key) else { return };
+        let before = entries.len();
+        entries.retain(|entry| entry.connection.stable_id() != connection.stable_id());
+        let gone = before - entries.len();
+        if entries.is_empty() {
+            open.remove(key);
+        }
+        self.metrics.connections.with_label_values(&[key.1.as_str()]).sub(gone as i64);
+    }
+
+    fn close_if(&self, reason: &str, void: impl Fn(&Key, &Entry) -> bool) {
+        for (key, entries) in self.lock().iter() {
+            for entry in entries.iter().filter(|entry| void(key, entry)) {
+                tracing::debug!(peer = %key.0, alpn = %key.1, reason, "connection closed");
+                entry.connection.close(code::VOID, reason.as_bytes());
+            }
+        }
+    }
+
+    /// Closes the connections of `peer` that were made before `since`.
+    pub(crate) fn close_peer(&self, peer: &PeerId, since: Instant, reason: &str) {
+        self.close_if(reason, |key, entry| key.0 == *peer && entry.since < since);
+    }
+
+    /// Closes the connections of peers that `trust` would no longer take.
+    pub(crate) fn recheck(&self, trust: &Trust) {
+        let now = SystemTime::now();
+        self.close_if("no longer trusted", |_, entry| trust.recheck(&entry.peer, now).is_err());
+    }
+
+    /// The path beneath the connections of `peer` changed.
+    pub(crate) fn path_changed(&self, _peer: &PeerId, _path: &Path) {}
+
+    /// Closes everything.
+    pub(crate) fn close_all(&self, code: VarInt, reason: &str) {
+        for entry in self.lock().values().flatten() {
+            entry.connection.close(code, reason.as_bytes());
+        }
+    }
+}
+
+/// How long no packet may come before a connection counts as silent while draining.
+const SILENCE: std::time::Duration = std::time::Duration::from_millis(500);
+
+impl Connections {
+    /// Waits until nothing comes on any connection any more, at most `patience`.
+    pub(crate) async fn drain(&self, patience: std::time::Duration) {
+        let received =
+            || self.lock().values().flatten().map(|entry| entry.connection.stats().udp_rx.bytes).sum::<u64>();
+        let end = tokio::time::Instant::now() + patience;
+        let mut before = received();
+        while before > 0 && tokio::time::Instant::now() < end {
+            tokio::time::sleep_until((tokio::time::Instant::now() + SILENCE).min(end)).await;
+            let after = received();
+            if after == before {
+                return;
+            }
+            before = after;
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! How the raw QUIC endpoint is set up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::congestion::{BbrConfig, CubicConfig};
+use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+
+use crate::alpn::Alpn;
+use crate::config::{Config, Congestion};
+use crate::identity::Guard;
+use crate::socket::Mark;
+
+/// Receive windows of a stream and a connection, in bytes: 100 ms at 1 Gbit/s and more.
+const STREAM_WINDOW: u32 = 16 << 20;
+const CONNECTION_WINDOW: u32 = 64 << 20;
+/// Share of the host's memory that one connection's window may take, as a divisor.
+const MEMORY_SHARE: u64 = 32;
+/// Streams that a peer may have open on one connection.
+const STREAMS: u32 = 1024;
+/// Bytes of datagrams that wait on a connection, each way.
+const DATAGRAMS: usize = 1 << 20;
+/// Largest UDP payload: 1500 of Ethernet less 40 of IPv6 and 8 of UDP, less the forwarder's header, so that a
+/// connection that found its size on a direct path survives a relay.
+const MAX_PAYLOAD: u16 = 1452 - crate::wire::frame::DATA_HEADER as u16;
+/// Largest UDP payload that is received: what others may find on their path, with a forwarder's header.
+const MAX_RECEIVED: u16 = 1472;
+
+/// The endpoint: connection ids with our mark, and the QUIC bit left alone, by which packets are told from frames.
+pub(crate) fn endpoint_config() -> EndpointConfig {
+    let mut config = EndpointConfig::default();
+    config.cid_generator(|| Box::new(Mark::Raw));
+    config.grease_quic_bit(false);
+    config.max_udp_payload_size(MAX_RECEIVED).expect("within the bounds of RFC 9000, section 18.2");
+    config
+}
+
+/// What the accepting side offers.
+pub(crate) fn server_config(guard: &Guard, config: &Config) -> Result<quinn::ServerConfig, rustls::Error> {
+    let served: Vec<&[u8]> = Alpn::ALL
+        .iter()
+        .filter(|alpn| config.serve_join || **alpn != Alpn::Join)
+        .map(|alpn| alpn.as_str().as_bytes())
+        .collect();
+    let mut server = quinn::ServerConfig::with_crypto(guard.quic_server_config(&served)?);
+    server.transport_config(Arc::new(transport(config)));
+    // Paths change beneath the connection, at the socket.
+    server.migration(false);
+    Ok(server)
+}
+
+/// What the dialling side uses towards `expected`.
+pub(crate) fn client_config(
+    guard: &Guard,
+    transport: &Arc<TransportConfig>,
+    alpn: Alpn,
+    expected: libp2p::PeerId,
+) -> Result<quinn::ClientConfig, rustls::Error> {
+    let crypto = guard.quic_client_config(alpn.as_str().as_bytes(), Some(expected))?;
+    let mut client = quinn::ClientConfig::new(crypto);
+    client.transport_config(transport.clone());
+    client.initial_dst_cid_provider(Arc::new(|| Mark::Raw.connection_id()));
+    Ok(client)
+}
+
+/// Transport parameters of every connection.
+pub(crate) fn transport(config: &Config) -> TransportConfig {
+    let window = connection_window();
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.upper_bound(MAX_PAYLOAD);
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .max_idle_timeout(idle_timeout(config.idle_timeout))
+        // Probes keep paths open and notice dead ones, one for all connections of a peer.
+        .keep_alive_interval(None)
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW.min(window)))
+        .receive_window(VarInt::from_u32(window))
+        .send_window(u64::from(window))
+        .mtu_discovery_config(Some(mtu))
+        .datagram_receive_buffer_size(Some(DATAGRAMS))
+        .datagram_send_buffer_size(DATAGRAMS);
+    match config.congestion {
+        Congestion::Cubic => transport.congestion_controller_factory(Arc::new(CubicConfig::default())),
+        Congestion::Bbr | Congestion::Auto => {
+            transport.congestion_controller_factory(Arc::new(BbrConfig::default()))
+        }
+    };
+    transport
+}
+
+fn idle_timeout(timeout: Duration) -> Option<IdleTimeout> {
+    IdleTimeout::try_from(timeout).ok()
+}
+
+/// Scaled to the host: an edge of 512 MB offers 16 MB.
+fn connection_window() -> u32 {
+    let memory = nix::sys::sysinfo::sysinfo().map_or(u64::MAX, |info| info.ram_total());
+    u32::try_from(memory / MEMORY_SHARE).unwrap_or(u32::MAX).clamp(1 << 20, CONNECTION_WINDOW)
+}

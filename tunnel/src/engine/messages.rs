@@ -1,0 +1,291 @@
+//! What peers say, and what is said to them.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use libp2p::PeerId;
+
+use super::{Engine, PeerState};
+use crate::path::{Action, Kind, Origin, RouteKey};
+use crate::socket::Source;
+use crate::status::DirectKind;
+use crate::wire::message::{Hello, MAX_CANDIDATES, Message};
+
+/// Back-off of telling a peer our addresses over a relay while no direct path is found.
+const FIRST_TELL: Duration = Duration::from_secs(1);
+const LAST_TELL: Duration = Duration::from_secs(600);
+
+impl Engine {
+    /// A message of `peer` that is authentic.
+    pub(super) fn message(&mut self, now: Instant, peer: PeerId, source: Source, message: Message) {
+        if let Source::Relayed(session) = &source
+            && session.peer.peer != peer
+        {
+            return self.metrics.dropped("not authentic");
+        }
+        if !self.accepts(&peer, &source) {
+            return;
+        }
+        match message {
+            Message::Probe { id, epoch, in_use } => {
+                let answer = Message::Answer { id, epoch: self.epoch, observed: source.address() };
+                self.send(&peer, &source, &answer);
+                self.heard(now, peer, &source, epoch, in_use);
+            }
+            Message::Answer { id, epoch, observed } => self.answered(now, peer, &source, id, epoch, observed),
+            Message::Candidates { addresses, answered } => {
+                self.told_of(now, peer, &addresses);
+                if !answered {
+                    self.tell(now, peer, true);
+                }
+            }
+            Message::Open { peer: to } => self.open_session(now, peer, &source, &to),
+            Message::Session { session, side, key, peer: other, observed } => {
+                self.session_given(now, peer, session, side, &key, &other, observed);
+            }
+            Message::Refused { peer: other, reason } => self.session_refused(peer, &other, reason),
+        }
+        self.service(now, peer);
+    }
+
+    /// Whether frames of `peer` are taken by this way: where direct paths are switched off, only to and from
+    /// relays.
+    fn accepts(&self, peer: &PeerId, source: &Source) -> bool {
+        match source {
+            Source::Relayed(_) => true,
+            Source::Direct(_) => self.config.direct || self.config.relay || self.relays.contains(peer),
+        }
+    }
+
+    fn heard(&mut self, now: Instant, peer: PeerId, source: &Source, epoch: u64, in_use: bool) {
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        let (route, kind) = match source {
+            Source::Direct(address) => {
+                self.mux.table.bind(*address, &state.slot);
+                (RouteKey::Direct(*address), Kind::Direct(direct_kind(state, *address, false)))
+            }
+            Source::Relayed(session) => (RouteKey::Relayed(session.relay.peer), Kind::Relayed),
+        };
+        state.paths.heard(now, route, kind, epoch, in_use);
+    }
+
+    fn answered(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        source: &Source,
+        id: u64,
+        epoch: u64,
+        observed: Option<SocketAddr>,
+    ) {
+        let is_relay = self.relays.contains(&peer);
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        let route = match source {
+            Source::Direct(address) => RouteKey::Direct(*address),
+            Source::Relayed(session) => RouteKey::Relayed(session.relay.peer),
+        };
+        let Some(rtt) = state.paths.answered(now, route, id, epoch) else { return };
+        state.stranger_to = false;
+        if let RouteKey::Direct(address) = route {
+            self.mux.table.bind(address, &state.slot);
+        }
+        self.metrics.probe_rtt.observe(rtt.as_secs_f64());
+        for (_, waiting) in state.pings.extract_if(.., |(ping, _)| *ping == id) {
+            let _ = waiting.send(rtt);
+        }
+        if let (true, Some(observed)) = (is_relay, observed) {
+            self.observed.insert(peer, observed);
+        }
+    }
+
+    /// Addresses at which `peer` says it may be reached.
+    fn told_of(&mut self, now: Instant, peer: PeerId, addresses: &[SocketAddr]) {
+        if !self.config.direct {
+            return;
+        }
+        let own_site = self.own_site();
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        let near = own_site.is_some() && own_site == state.site();
+        for address in addresses {
+            // Private ranges repeat: an address of another site means nothing here.
+            if !usable(address) || (is_private(&address.ip()) && !near) || self.local.contains(address) {
+                continue;
+            }
+            let kind = Kind::Direct(direct_kind(state, *address, true));
+            state.paths.add(now, RouteKey::Direct(*address), kind, Origin::Told);
+        }
+        state.paths.urge(now);
+    }
+
+    fn own_site(&self) -> Option<edgeloom_model::Site> {
+        let credential = self.guard.credential()?;
+        edgeloom_model::Site::new(credential.claims().site.clone()).ok()
+    }
+
+    /// Tells `peer` own addresses, over a relay.
+    pub(super) fn tell(&mut self, now: Instant, peer: PeerId, answered: bool) {
+        if !self.config.direct {
+            return;
+        }
+        let own_site = self.own_site();
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        let Some(session) = state.sessions.values().next().cloned() else { return };
+        let near = own_site.is_some() && own_site == state.site();
+        let mut addresses: Vec<SocketAddr> = self.observed.values().copied().collect();
+        addresses.extend(self.local.iter().filter(|address| near || !is_private(&address.ip())));
+        addresses.dedup();
+        addresses.truncate(MAX_CANDIDATES);
+        let told = state.told.map_or(0, |(_, count)| count);
+        if !answered {
+            state.told = Some((now, told.saturating_add(1)));
+        }
+        self.send(&peer, &Source::Relayed(session), &Message::Candidates { addresses, answered });
+    }
+
+    /// Whether it is time to tell again.
+    pub(super) fn tell_due(state: &PeerState, now: Instant) -> bool {
+        state.told.is_none_or(|(at, count)| {
+            now.saturating_duration_since(at)
+                >= (FIRST_TELL * 3u32.saturating_pow(count.min(6) - 1)).min(LAST_TELL)
+        })
+    }
+
+    /// Does what the peer's paths ask for, wakes who waits for a path, and asks relays.
+    pub(super) fn service(&mut self, now: Instant, peer: PeerId) {
+        let demand = self.demand(now, &peer);
+        let clock = self.mux.table.clock();
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        let flow = state.flow(clock);
+        if state.paths.demand() != demand {
+            state.paths.set_demand(now, demand);
+        }
+        let actions = state.paths.poll(now, flow);
+        let restarted = actions.iter().any(|action| matches!(action, Action::Restarted { .. }));
+        for action in actions {
+            self.act(now, peer, action);
+        }
+        self.ask_relays(now, peer);
+        if restarted && self.relays.contains(&peer) {
+            self.relay_lost(now, peer);
+        }
+        let Some(state) = self.peers.get_mut(&peer) else { return };
+        if state.paths.working(now).is_some() {
+            state.unreachable_since = None;
+            for waiting in state.waiters.drain(..) {
+                let _ = waiting.send(state.slot.virtual_address);
+            }
+        } else if state.unreachable_since.is_none() {
+            state.unreachable_since = Some(now);
+        }
+        state.next_poll = state.paths.next_poll(now, state.flow(clock));
+    }
+
+    fn act(&mut self, now: Instant, peer: PeerId, action: Action) {
+        match action {
+            Action::Probe { route, id, in_use } => {
+                let Some(source) = self.source(&peer, route) else { return };
+                self.metrics.probes.inc();
+                self.send(&peer, &source, &Message::Probe { id, epoch: self.epoch, in_use });
+            }
+            Action::Use(route) => {
+                let Some(state) = self.peers.get_mut(&peer) else { return };
+                let Some(used) = state.route(route) else { return };
+                if let RouteKey::Direct(address) = route {
+                    self.mux.table.bind(address, &state.slot);
+                }
+                state.slot.set_route(Some(used));
+                let path = self.path_of(&peer);
+                tracing::info!(%peer, node = self.name(&peer), %path, "path");
+                self.metrics.path_changes.with_label_values(&[path.kind()]).inc();
+                self.connections.path_changed(&peer, &path);
+                if self.relays.contains(&peer) {
+                    self.relay_works(now);
+                }
+            }
+            Action::Proven(_) => self.remember(),
+            Action::Forget(RouteKey::Direct(address)) => {
+                if let Some(state) = self.peers.get(&peer) {
+                    self.mux.table.unbind(address, &state.slot);
+                }
+            }
+            Action::Forget(RouteKey::Relayed(_)) => {}
+            Action::Restarted { since } => {
+                tracing::info!(%peer, node = self.name(&peer), "peer restarted");
+                self.connections.close_peer(&peer, since, "the peer restarted");
+                if let Some(state) = self.peers.get_mut(&peer) {
+                    state.told = None;
+                    state.asked.clear();
+                }
+            }
+        }
+    }
+
+    fn name(&self, peer: &PeerId) -> String {
+        self.peers.get(peer).and_then(PeerState::node).map_or_else(|| "?".to_owned(), |node| node.to_string())
+    }
+
+    fn source(&self, peer: &PeerId, route: RouteKey) -> Option<Source> {
+        match route {
+            RouteKey::Direct(address) => Some(Source::Direct(address)),
+            RouteKey::Relayed(relay) => {
+                self.peers.get(peer)?.sessions.get(&relay).cloned().map(Source::Relayed)
+            }
+        }
+    }
+
+    /// Sends a message by the way that `to` names.
+    pub(super) fn send(&self, peer: &PeerId, to: &Source, message: &Message) {
+        let Some(state) = self.peers.get(peer) else { return };
+        let credential = state.stranger_to.then(|| self.guard.credential()).flatten();
+        let frame = match credential {
+            Some(credential) => {
+                let hello = Hello { credential: &credential.encode(), message: message.clone() };
+                state.key.hello(hello.encode())
+            }
+            None => {
+                let mut plain = Vec::with_capacity(64);
+                message.encode(&mut plain);
+                state.key.seal(plain)
+            }
+        };
+        self.reply_raw(to, &frame);
+    }
+
+    pub(super) fn reply_raw(&self, to: &Source, frame: &[u8]) {
+        match to {
+            Source::Direct(address) => self.mux.send_frame(*address, frame),
+            Source::Relayed(session) => self.mux.send_frame_relayed(session, frame),
+        }
+    }
+}
+
+/// What kind of direct path leads to `address` of this peer. `own` is true for an address that the peer has at an
+/// interface or told of itself.
+fn direct_kind(state: &PeerState, address: SocketAddr, told: bool) -> DirectKind {
+    let configured = state.member.as_ref().is_some_and(|member| member.addresses.contains(&address));
+    let known =
+        state.paths.candidates().iter().find(|c| c.route == RouteKey::Direct(address)).map(|c| c.kind);
+    match known {
+        Some(Kind::Direct(kind)) => kind,
+        _ if configured => DirectKind::Public,
+        _ if is_private(&address.ip()) => DirectKind::Lan,
+        _ if told && address.is_ipv6() => DirectKind::Public,
+        _ => DirectKind::Punched,
+    }
+}
+
+/// Whether packets can be sent there at all.
+fn usable(address: &SocketAddr) -> bool {
+    let ip = address.ip();
+    address.port() != 0 && !ip.is_unspecified() && !ip.is_multicast()
+}
+
+/// Whether the address means something at its own site only.
+fn is_private(ip: &IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => {
+            ip.is_private() || ip.is_link_local() || (ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64)
+        }
+        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_unicast_link_local(),
+    }
+}

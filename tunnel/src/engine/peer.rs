@@ -1,0 +1,121 @@
+//! What the engine knows of one peer.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use edgeloom_model::{NodeName, Site};
+use libp2p::PeerId;
+use tokio::sync::oneshot;
+
+use crate::config::Peer;
+use crate::identity::Verified;
+use crate::path::{Flow, Kind, Paths, RouteKey};
+use crate::socket::{PeerSlot, Route, Session};
+use crate::store::Remembered;
+use crate::wire::message::{PublicKey, Refusal};
+use crate::wire::seal::PairKey;
+
+/// Packets that went out this recently are a flow.
+const FLOWING: u64 = 2_000;
+
+/// What became of asking a relay for a session.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    pub(super) at: Option<Instant>,
+    pub(super) attempts: u32,
+    pub(super) refused: Option<Refusal>,
+}
+
+/// One peer.
+pub(crate) struct PeerState {
+    pub(super) slot: Arc<PeerSlot>,
+    pub(super) public: PublicKey,
+    pub(super) key: PairKey,
+    pub(super) paths: Paths,
+    pub(super) member: Option<Peer>,
+    pub(super) verified: Option<Verified>,
+    /// Own sessions with the peer, by relay.
+    pub(super) sessions: HashMap<PeerId, Arc<Session>>,
+    pub(super) asked: HashMap<PeerId, Asked>,
+    pub(super) waiters: Vec<oneshot::Sender<SocketAddr>>,
+    pub(super) pings: Vec<(u64, oneshot::Sender<Duration>)>,
+    pub(super) keep_until: Instant,
+    /// The peer said that it does not know this node: frames to it carry the credential until it answers.
+    pub(super) stranger_to: bool,
+    /// When this node's addresses were last told, and how often.
+    pub(super) told: Option<(Instant, u32)>,
+    pub(super) unreachable_since: Option<Instant>,
+    pub(super) next_poll: Option<Instant>,
+}
+
+impl PeerState {
+    pub(super) fn new(peer: PeerId, public: PublicKey, key: PairKey, own: PeerId) -> Self {
+        let leads = own.to_bytes() < peer.to_bytes();
+        Self {
+            slot: PeerSlot::new(peer),
+            public,
+            key,
+            paths: Paths::new(leads, rand::random()),
+            member: None,
+            verified: None,
+            sessions: HashMap::new(),
+            asked: HashMap::new(),
+            waiters: Vec::new(),
+            pings: Vec::new(),
+            keep_until: Instant::now(),
+            stranger_to: false,
+            told: None,
+            unreachable_since: None,
+            next_poll: Some(Instant::now()),
+        }
+    }
+
+    pub(super) fn node(&self) -> Option<NodeName> {
+        let member = self.member.as_ref().map(|member| &member.node);
+        member.or(self.verified.as_ref().map(|verified| &verified.node)).cloned()
+    }
+
+    pub(super) fn site(&self) -> Option<Site> {
+        let member = self.member.as_ref().map(|member| &member.site);
+        member.or(self.verified.as_ref().map(|verified| &verified.site)).cloned()
+    }
+
+    /// What the hot path saw, at the table's clock.
+    pub(super) fn flow(&self, clock: u64) -> Flow {
+        let (sent, received) = self.slot.traffic.silence(clock);
+        let sending = sent.is_some_and(|silence| silence < FLOWING);
+        let unanswered = if sending { received.unwrap_or(u64::from(u32::MAX)) } else { 0 };
+        Flow { sending, unanswered: Duration::from_millis(unanswered) }
+    }
+
+    /// The table's form of `route`.
+    pub(super) fn route(&self, route: RouteKey) -> Option<Route> {
+        let kind = self.paths.candidates().iter().find(|candidate| candidate.route == route)?.kind;
+        match (route, kind) {
+            (RouteKey::Direct(to), Kind::Direct(kind)) => Some(Route::Direct { to, kind }),
+            (RouteKey::Relayed(relay), _) => self.sessions.get(&relay).cloned().map(Route::Relayed),
+            _ => None,
+        }
+    }
+
+    /// What is kept of it on disk: members only, with the direct addresses that worked.
+    pub(super) fn remembered(&self) -> Option<Remembered> {
+        let member = self.member.as_ref()?;
+        let addresses = self
+            .paths
+            .candidates()
+            .iter()
+            .filter(|candidate| {
+                candidate.answered_at().is_some() || candidate.origin == crate::path::Origin::Remembered
+            })
+            .filter_map(|candidate| match (candidate.route, candidate.kind) {
+                (RouteKey::Direct(address), Kind::Direct(kind)) => Some((address, kind)),
+                _ => None,
+            })
+            .collect();
+        let Peer { peer, node, site, .. } = member.clone();
+        Some(Remembered { peer, node, site, addresses })
+    }
+}

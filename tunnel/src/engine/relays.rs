@@ -1,0 +1,236 @@
+//! Both sides of a relay: asking one for a session, and giving sessions as one.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use libp2p::PeerId;
+
+use super::Engine;
+use crate::forwarder::{Forward, Opened};
+use crate::path::{Demand, Kind, Origin, RouteKey};
+use crate::socket::{Session, Source};
+use crate::status::DirectKind;
+use crate::wire::message::{Message, PublicKey, Refusal};
+use crate::wire::seal::{peer_id, public_key};
+
+/// Back-off of asking a relay for a session.
+const FIRST_ASK: Duration = Duration::from_millis(150);
+const LAST_ASK: Duration = Duration::from_secs(5);
+
+impl Engine {
+    /// Asks relays for a session with `peer` where it is needed, and tells the peer own addresses over one.
+    pub(super) fn ask_relays(&mut self, now: Instant, peer: PeerId) {
+        let Some(state) = self.peers.get(&peer) else { return };
+        if self.relays.contains(&peer) || state.paths.is_direct(now) || state.paths.demand() == Demand::None {
+            return;
+        }
+        let Some(key) = public_key(&peer) else { return };
+        let due: Vec<PeerId> =
+            self.relays.iter().filter(|relay| self.ask_due(now, &peer, relay)).copied().collect();
+        for relay in due {
+            let Some(at) = self.peers.get(&relay).and_then(|state| state.slot.direct()) else { continue };
+            if let Some(state) = self.peers.get_mut(&peer) {
+                let asked = state.asked.entry(relay).or_default();
+                (asked.at, asked.attempts) = (Some(now), asked.attempts.saturating_add(1));
+            }
+            self.send(&relay, &Source::Direct(at), &Message::Open { peer: key });
+        }
+        if self.peers.get(&peer).is_some_and(|state| !state.sessions.is_empty() && Self::tell_due(state, now))
+        {
+            self.tell(now, peer, false);
+        }
+    }
+
+    fn ask_due(&self, now: Instant, peer: &PeerId, relay: &PeerId) -> bool {
+        let (Some(state), Some(relay_state)) = (self.peers.get(peer), self.peers.get(relay)) else {
+            return false;
+        };
+        if relay_state.paths.working(now).is_none() {
+            return false;
+        }
+        // A session that stands and works need not be asked for; one whose probes are lost must be.
+        let route = RouteKey::Relayed(*relay);
+        let works = state.paths.candidates().iter().any(|c| c.route == route && c.alive(now));
+        if works || (state.paths.demand() == Demand::Keep && state.sessions.contains_key(relay)) {
+            return false;
+        }
+        state.asked.get(relay).and_then(|asked| asked.at.map(|at| (at, asked.attempts))).is_none_or(
+            |(at, attempts)| {
+                let wait = FIRST_ASK * 2u32.saturating_pow(attempts.min(8).saturating_sub(1));
+                now.saturating_duration_since(at) >= wait.min(LAST_ASK)
+            },
+        )
+    }
+
+    /// A relay forwards between this node and another.
+    #[expect(clippy::too_many_arguments, reason = "the fields of one message, taken apart by its reader")]
+    pub(super) fn session_given(
+        &mut self,
+        now: Instant,
+        relay: PeerId,
+        id: u32,
+        side: u8,
+        key: &[u8; 16],
+        other: &PublicKey,
+        observed: SocketAddr,
+    ) {
+        if !self.relays.contains(&relay) {
+            return self.metrics.dropped("session of no relay of ours");
+        }
+        let (Some(relay_slot), Some(peer)) = (self.peers.get(&relay).map(|s| s.slot.clone()), peer_id(other))
+        else {
+            return;
+        };
+        let direct = self.config.direct;
+        let table = self.mux.clone();
+        let Some(state) = self.ensure_peer(peer) else { return };
+        let known = state.sessions.get(&relay).filter(|session| session.is(id, side, key)).is_some();
+        if !known {
+            let session = Arc::new(Session::new(id, side, key, relay_slot, state.slot.clone()));
+            if let Some(old) = state.sessions.insert(relay, session.clone()) {
+                table.table.remove_session(&old);
+            }
+            table.table.add_session(&session);
+            // What the old session's probes said does not count against the new one.
+            state.paths.remove(RouteKey::Relayed(relay));
+        }
+        state.asked.remove(&relay);
+        state.paths.add(now, RouteKey::Relayed(relay), Kind::Relayed, Origin::Told);
+        if direct {
+            let kind = Kind::Direct(DirectKind::Punched);
+            state.paths.add(now, RouteKey::Direct(observed), kind, Origin::Told);
+            if !known {
+                state.paths.urge(now);
+            }
+        }
+        // Whoever asked a relay for this node is about to talk to it.
+        state.keep_until = state.keep_until.max(now + super::KEEP_AFTER_USE);
+        self.service(now, peer);
+    }
+
+    pub(super) fn session_refused(&mut self, relay: PeerId, other: &PublicKey, reason: Refusal) {
+        let Some(peer) = peer_id(other) else { return };
+        if let Some(asked) = self.peers.get_mut(&peer).and_then(|state| state.asked.get_mut(&relay)) {
+            asked.refused = Some(reason);
+        }
+    }
+
+    /// A relay can be asked: whoever waits for a path asks it now.
+    pub(super) fn relay_works(&mut self, now: Instant) {
+        let waiting = self.peers.iter().filter(|(_, state)| !state.waiters.is_empty());
+        for peer in waiting.map(|(peer, _)| *peer).collect::<Vec<_>>() {
+            self.ask_relays(now, peer);
+        }
+    }
+
+    /// A relay restarted: its sessions are gone. What needs one asks again.
+    pub(super) fn relay_lost(&mut self, now: Instant, relay: PeerId) {
+        let affected: Vec<PeerId> = self
+            .peers
+            .iter()
+            .filter(|(_, state)| state.sessions.contains_key(&relay))
+            .map(|(peer, _)| *peer)
+            .collect();
+        for peer in affected {
+            self.drop_session(now, &peer, &relay);
+        }
+    }
+
+    fn drop_session(&mut self, now: Instant, peer: &PeerId, relay: &PeerId) {
+        let Some(state) = self.peers.get_mut(peer) else { return };
+        if let Some(session) = state.sessions.remove(relay) {
+            self.mux.table.remove_session(&session);
+        }
+        state.asked.remove(relay);
+        state.paths.remove(RouteKey::Relayed(*relay));
+        self.service(now, *peer);
+    }
+
+    /// The other side of a data frame does not know its session.
+    pub(super) fn unknown_session(&mut self, now: Instant, source: &Source, id: u32) {
+        let Source::Direct(address) = source else { return };
+        let Some(other) = self.mux.peer_at(address) else { return };
+        if self.relays.contains(&other) {
+            // Nobody vouches for this frame, so the session stays until the relay gives another.
+            let ended =
+                |state: &super::PeerState| state.sessions.get(&other).is_some_and(|session| session.id == id);
+            let Some(peer) = self.peers.iter().find(|(_, state)| ended(state)).map(|(peer, _)| *peer) else {
+                return;
+            };
+            let (Some(key), Some(state)) = (public_key(&peer), self.peers.get_mut(&peer)) else { return };
+            let asked = state.asked.entry(other).or_default();
+            if asked.at.is_none_or(|at| now.saturating_duration_since(at) >= FIRST_ASK) {
+                asked.at = Some(now);
+                self.send(&other, source, &Message::Open { peer: key });
+            }
+        } else if self.config.relay
+            && let Some(opened) = self.sessions.get(id).filter(|opened| opened.ends.contains(&other))
+        {
+            self.give(&opened, &other);
+        }
+    }
+
+    /// As a relay: `from` wants packets forwarded between itself and `to`.
+    pub(super) fn open_session(&mut self, now: Instant, from: PeerId, source: &Source, to: &PublicKey) {
+        if let Err(reason) = self.try_open(now, from, to) {
+            self.send(&from, source, &Message::Refused { peer: *to, reason });
+        }
+    }
+
+    fn try_open(&mut self, now: Instant, from: PeerId, to: &PublicKey) -> Result<(), Refusal> {
+        if !self.config.relay {
+            return Err(Refusal::NoRelay);
+        }
+        let to = peer_id(to).ok_or(Refusal::Absent)?;
+        let slot = |peer: &PeerId| {
+            let state = self.peers.get(peer)?;
+            state.paths.is_direct(now).then(|| state.slot.clone())
+        };
+        let (Some(_), Some(_)) = (slot(&from), slot(&to)) else { return Err(Refusal::Absent) };
+        let opened = self.sessions.open(now, from, to, rand::random)?;
+        if opened.new {
+            let [Some(a), Some(b)] = opened.ends.each_ref().map(slot) else { return Err(Refusal::Absent) };
+            let forward = Forward::new([a, b], &opened.keys, self.mux.table.clock());
+            self.mux.table.forwards.insert(opened.id, Arc::new(forward));
+            self.metrics.sessions.set(self.sessions.len() as i64);
+        }
+        // The other end first: it must know the session when the first packet comes.
+        self.give(&opened, &to);
+        self.give(&opened, &from);
+        Ok(())
+    }
+
+    /// Tells one end of a session what it needs.
+    fn give(&self, opened: &Opened, end: &PeerId) {
+        let side = opened.side(end);
+        let other = opened.ends[usize::from(side ^ 1)];
+        let at = |peer: &PeerId| self.peers.get(peer).and_then(|state| state.slot.direct());
+        let (Some(to), Some(observed), Some(key)) = (at(end), at(&other), public_key(&other)) else { return };
+        let message = Message::Session {
+            session: opened.id,
+            side,
+            key: opened.keys[usize::from(side)],
+            peer: key,
+            observed,
+        };
+        self.send(end, &Source::Direct(to), &message);
+    }
+
+    /// Ends forwarded sessions that nobody uses.
+    pub(super) fn expire_sessions(&mut self, now: Instant) {
+        let table = &self.mux.table;
+        let clock = table.clock();
+        let used = |id| {
+            let silence = clock.saturating_sub(table.forwards.get(&id)?.last_used());
+            now.checked_sub(Duration::from_millis(silence))
+        };
+        for id in self.sessions.expire(now, used) {
+            if let Some(forward) = table.forwards.get(&id) {
+                tracing::debug!(session = id, bytes = ?forward.bytes(), "session ended");
+            }
+            table.forwards.remove(&id);
+        }
+        self.metrics.sessions.set(self.sessions.len() as i64);
+    }
+}

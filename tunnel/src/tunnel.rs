@@ -1,0 +1,205 @@
+//! The handle that everything else holds.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use libp2p::PeerId;
+use prometheus::Registry;
+use quinn::SendDatagramError;
+use quinn::TokioRuntime;
+use tokio::sync::mpsc;
+
+use crate::alpn::Alpn;
+use crate::config::{Config, Peer, RelayPeer};
+use crate::connection::dial::Dialler;
+use crate::connection::{Connections, accept, code, quic};
+use crate::engine::{self, Handle};
+use crate::error::{DatagramError, Error, OpenError};
+use crate::identity::{Guard, Identity, SignedCredential, Trust};
+use crate::metrics::Metrics;
+use crate::socket::{Mux, RawSocket};
+use crate::status::{PeerStatus, Ping};
+use crate::store::Store;
+use crate::wire::seal::OwnKey;
+use crate::{Incoming, Stream};
+
+/// Streams and datagrams that wait to be taken from [`Incoming`].
+const INCOMING: usize = 1024;
+/// Frames that wait for the engine.
+const FRAMES: usize = 4096;
+/// How often a stream is tried again after its connection was lost under it.
+const ATTEMPTS: usize = 3;
+/// How long a ping may take.
+const PING_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Handle to the overlay; clones share it.
+#[derive(Clone)]
+pub struct Tunnel(Arc<Inner>);
+
+struct Inner {
+    guard: Guard,
+    engine: Handle,
+    connections: Arc<Connections>,
+    dialler: Dialler,
+    mux: Arc<Mux>,
+}
+
+impl fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tunnel({})", self.peer_id())
+    }
+}
+
+impl Tunnel {
+    /// Opens the socket and starts. Must be called within a tokio runtime. Trust may be empty only on a control
+    /// that is about to make its own ([`Tunnel::set_trust`]); until then every peer but a joining one is refused.
+    pub async fn start(
+        config: Config,
+        identity: Arc<Identity>,
+        credential: SignedCredential,
+        trust: Trust,
+        registry: &Registry,
+    ) -> Result<(Self, Incoming), Error> {
+        let keypair = identity.keypair().clone().try_into_ed25519();
+        let key = OwnKey::new(&keypair.map_err(|error| Error::Identity(error.to_string()))?);
+        let guard = Guard::new(identity, Some(credential), Some(trust));
+        let guard = guard.map_err(|error| Error::Identity(error.to_string()))?;
+        let metrics = Metrics::new(registry)?;
+        let (frames, inbound) = mpsc::channel(FRAMES);
+        let mux = Mux::bind(config.listen, metrics.clone(), frames)
+            .map_err(|source| Error::Listen { address: config.listen, source })?;
+        let (accepted, queue) = mpsc::channel(INCOMING);
+        let connections = Connections::new(guard.clone(), metrics.clone(), accepted);
+        let tls = |error: rustls::Error| Error::Endpoint(error.to_string());
+        let endpoint = quinn::Endpoint::new_with_abstract_socket(
+            quic::endpoint_config(),
+            Some(quic::server_config(&guard, &config).map_err(tls)?),
+            Arc::new(RawSocket(mux.clone())),
+            Arc::new(TokioRuntime),
+        )
+        .map_err(|error| Error::Endpoint(error.to_string()))?;
+        let dialler = Dialler {
+            endpoint: endpoint.clone(),
+            transport: Arc::new(quic::transport(&config)),
+            patience: config.connect_timeout,
+        };
+        let store = Store::new(config.state_dir.as_deref());
+        let tasks = &connections.tasks;
+        if let Some(writer) = store.writer() {
+            let stop = connections.stop.clone();
+            tasks.spawn(async move { stop.run_until_cancelled(writer).await });
+        }
+        let exclude: Arc<[String]> = config.exclude_interfaces.clone().into();
+        let engine =
+            Handle::new(config, guard.clone(), key, mux.clone(), connections.clone(), metrics, store);
+        tasks.spawn(engine::run(engine.clone(), inbound, exclude, connections.stop.clone()));
+        tasks.spawn(accept(connections.clone(), endpoint, mux.clone()));
+        Ok((Self(Arc::new(Inner { guard, engine, connections, dialler, mux })), Incoming { queue }))
+    }
+
+    /// Own peer id.
+    pub fn peer_id(&self) -> PeerId {
+        self.0.guard.identity().peer_id()
+    }
+
+    /// What stands in this node's handshakes: for serving TLS over TCP with the same identity.
+    pub fn guard(&self) -> &Guard {
+        &self.0.guard
+    }
+
+    /// Opens a stream to `peer`, connecting first where no connection is open: by a relay at once, directly as
+    /// soon as a direct path is found.
+    pub async fn open(&self, peer: PeerId, alpn: Alpn) -> Result<Stream, OpenError> {
+        let inner = &self.0;
+        let patience = inner.dialler.patience;
+        let mut lost = None;
+        for _ in 0..ATTEMPTS {
+            if inner.connections.stop.is_cancelled() {
+                return Err(OpenError::ShuttingDown);
+            }
+            let address = inner.engine.path(peer, patience).await?;
+            let connection = inner.connections.dial(&inner.dialler, peer, alpn, address).await?;
+            match tokio::time::timeout(patience, connection.open_bi()).await {
+                Ok(Ok((send, recv))) => return Ok(Stream { send, recv }),
+                Ok(Err(error)) => lost = Some(error),
+                Err(_) => return Err(OpenError::TimedOut { peer, alpn, waited: patience }),
+            }
+        }
+        Err(OpenError::Lost(peer, lost.map_or_else(String::new, |error| error.to_string())))
+    }
+
+    /// Sends a datagram on the open `mesh/1` connection to `peer`; it may be lost.
+    pub fn send_datagram(&self, peer: PeerId, bytes: Bytes) -> Result<(), DatagramError> {
+        let connection = self.0.connections.get(&peer, Alpn::Mesh).ok_or(DatagramError::NotConnected)?;
+        connection.send_datagram(bytes).map_err(|error| match error {
+            SendDatagramError::TooLarge => {
+                DatagramError::TooLarge { max: connection.max_datagram_size().unwrap_or_default() }
+            }
+            SendDatagramError::UnsupportedByPeer | SendDatagramError::Disabled => DatagramError::Unsupported,
+            SendDatagramError::ConnectionLost(_) => DatagramError::NotConnected,
+        })
+    }
+
+    /// Largest datagram, in bytes, that the connection to `peer` carries now.
+    pub fn max_datagram_size(&self, peer: PeerId) -> Option<usize> {
+        self.0.connections.get(&peer, Alpn::Mesh)?.max_datagram_size()
+    }
+
+    /// Replaces the membership. Connections are made only by [`Tunnel::open`].
+    pub fn set_peers(&self, peers: Vec<Peer>) {
+        self.0.engine.lock().set_peers(Instant::now(), peers);
+        self.0.engine.wake();
+    }
+
+    /// Replaces the relays to register with.
+    pub fn set_relays(&self, relays: Vec<RelayPeer>) {
+        self.0.engine.lock().set_relays(Instant::now(), relays);
+        self.0.engine.wake();
+    }
+
+    /// Replaces whom this node believes; connections of peers that it no longer does are closed.
+    pub fn set_trust(&self, trust: Trust) {
+        self.0.connections.recheck(&trust);
+        self.0.guard.set_trust(trust);
+        self.0.engine.lock().recheck();
+    }
+
+    /// Shows another credential from the next handshake on.
+    pub fn set_credential(&self, credential: SignedCredential) -> Result<(), Error> {
+        self.0.guard.set_credential(credential).map_err(|error| Error::Identity(error.to_string()))
+    }
+
+    /// Every known peer and how it is reached.
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        self.0.engine.lock().status()
+    }
+
+    /// Sends a probe to `peer` over the path in use and waits for the answer.
+    pub async fn ping(&self, peer: PeerId) -> Result<Ping, OpenError> {
+        self.0.engine.ping(peer, PING_PATIENCE).await
+    }
+
+    /// Stops at once, without a word to any peer: what a crash does, for tests and last resorts.
+    pub fn abort(&self) {
+        self.0.dialler.endpoint.set_server_config(None);
+        self.0.mux.shut();
+        self.0.connections.stop.cancel();
+        self.0.connections.close_all(code::SHUTDOWN, "");
+        self.0.dialler.endpoint.close(code::SHUTDOWN, b"");
+    }
+
+    /// Stops taking connections, gives the open ones up to `drain` to fall silent, closes, and joins every task.
+    pub async fn shutdown(&self, drain: Duration) {
+        let inner = &self.0;
+        inner.dialler.endpoint.set_server_config(None);
+        inner.connections.drain(drain).await;
+        inner.connections.stop.cancel();
+        inner.connections.close_all(code::SHUTDOWN, "the node goes");
+        inner.dialler.endpoint.close(code::SHUTDOWN, b"the node goes");
+        let _ = tokio::time::timeout(Duration::from_secs(1), inner.dialler.endpoint.wait_idle()).await;
+        inner.connections.tasks.close();
+        inner.connections.tasks.wait().await;
+    }
+}

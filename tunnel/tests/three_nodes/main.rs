@@ -1,0 +1,112 @@
+//! Two nodes and a relay: relayed, direct, and what happens when one of them goes.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{Cluster, Relay, config, exchange, free_address};
+use edgeloom_tunnel::{Alpn, Config, OpenError, Path};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_direct_paths_are_forbidden_streams_are_relayed() {
+    let cluster = Cluster::new("test");
+    let relay = Relay::new();
+    let control = relay.start(&cluster).await;
+    let a = cluster.node("a", Config { direct: false, ..config(Some(&relay)) }).await;
+    let b = cluster.node("b", Config { direct: false, ..config(Some(&relay)) }).await;
+    a.tunnel.set_peers(vec![b.as_peer()]);
+    a.echo(&b, 3 << 20).await.unwrap();
+    assert_eq!(a.status_of(&b).path, Path::Relayed { relay: control.id() });
+    assert!(
+        control.counter("edgeloom_tunnel_forwarder_bytes_total") > 6e6,
+        "both ways went through the relay"
+    );
+    let ping = a.tunnel.ping(b.id()).await.unwrap();
+    assert!(matches!(ping.path, Path::Relayed { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_direct_path_is_found_and_outlives_the_relay() {
+    let cluster = Cluster::new("test");
+    let relay = Relay::new();
+    let control = relay.start(&cluster).await;
+    let a = cluster.node("a", config(Some(&relay))).await;
+    let b = cluster.node("b", config(Some(&relay))).await;
+    a.tunnel.set_peers(vec![b.as_peer()]);
+    let mut stream = a.tunnel.open(b.id(), Alpn::Mesh).await.unwrap();
+    a.until_path(&b, Path::is_direct).await;
+    b.until_path(&a, Path::is_direct).await;
+    control.kill();
+    exchange(&mut stream, 1 << 20).await.unwrap();
+    a.echo(&b, 1 << 20).await.unwrap();
+    // And in the other direction, over the connection that stands.
+    b.echo(&a, 1 << 20).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_killed_is_reached_again_without_any_relay() {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = Cluster::new("test");
+    let relay = Relay::new();
+    let control = relay.start(&cluster).await;
+    let listen = free_address();
+    let of_a = Config { listen, state_dir: Some(folder.path().join("a")), ..config(Some(&relay)) };
+    let a = cluster.node("a", of_a.clone()).await;
+    let b = cluster.node("b", config(Some(&relay))).await;
+    a.tunnel.set_peers(vec![b.as_peer()]);
+    a.echo(&b, 1000).await.unwrap();
+    a.until_path(&b, Path::is_direct).await;
+    control.kill();
+    while !folder.path().join("a/peers.json").exists() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let identity = a.kill();
+
+    let restarted = Instant::now();
+    // The port is free once the killed node's last task is gone.
+    while std::net::UdpSocket::bind(listen).is_err() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let a = cluster.node_with("a", identity, of_a).await;
+    a.echo(&b, 1000).await.unwrap();
+    b.echo(&a, 1000).await.unwrap();
+    assert!(restarted.elapsed() < Duration::from_secs(5), "{:?}", restarted.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_of_another_cluster_or_unknown_gets_nothing() {
+    let (ours, theirs) = (Cluster::new("ours"), Cluster::new("theirs"));
+    let relay = Relay::new();
+    let control = relay.start(&ours).await;
+    let b = ours.node("b", config(Some(&relay))).await;
+    let patience = Config { connect_timeout: Duration::from_millis(700), ..config(Some(&relay)) };
+    let stranger = theirs.node("a", patience).await;
+    stranger.tunnel.set_peers(vec![b.as_peer()]);
+    let error = stranger.tunnel.open(b.id(), Alpn::Mesh).await.unwrap_err();
+    assert!(matches!(error, OpenError::NoPath { .. }), "{error}");
+    assert!(control.counter("edgeloom_tunnel_refused_total") >= 1.0, "the relay says why in its metrics");
+    assert!(control.tunnel.peers().iter().all(|status| status.peer != stranger.id()));
+    let unknown = b.tunnel.open(stranger.id(), Alpn::Mesh).await.unwrap_err();
+    assert!(matches!(unknown, OpenError::UnknownPeer(_)), "{unknown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn datagrams_and_shutdown() {
+    let cluster = Cluster::new("test");
+    let relay = Relay::new();
+    let _control = relay.start(&cluster).await;
+    let a = cluster.node("a", config(Some(&relay))).await;
+    let b = cluster.node("b", config(Some(&relay))).await;
+    a.tunnel.set_peers(vec![b.as_peer()]);
+    assert!(a.tunnel.send_datagram(b.id(), "early".into()).is_err());
+    a.echo(&b, 10).await.unwrap();
+    assert!(a.tunnel.max_datagram_size(b.id()).unwrap() >= 1100);
+    a.tunnel.send_datagram(b.id(), "over there".into()).unwrap();
+    assert_eq!(b.datagram().await, "over there");
+    tokio::time::timeout(Duration::from_secs(3), a.tunnel.shutdown(Duration::from_millis(100)))
+        .await
+        .unwrap();
+    assert!(matches!(a.tunnel.open(b.id(), Alpn::Mesh).await, Err(OpenError::ShuttingDown)));
+}
