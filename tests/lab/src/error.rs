@@ -10,7 +10,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file or a system call failed.
-    #[error("{what}: {source}")]
+    #[error("{what}")]
     Io {
         /// What was tried, and on what.
         what: String,

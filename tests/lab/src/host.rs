@@ -282,7 +282,7 @@ impl Host {
 
 fn open(path: &Path) -> Result<File> {
     File::open(path).map_err(|source| Error::Io {
-        what: format!("cannot enter {}: the host is not up", path.display()),
+        what: format!("cannot enter {}; is the host up?", path.display()),
         source,
     })
 }
