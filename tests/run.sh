@@ -1,7 +1,54 @@
 #!/usr/bin/env bash
-# Formats, lints and unit tests.
+# Formatting, lints, unit tests, then the scenarios in a lab of network namespaces; ends with every promise
+# and how it fared.
+#
+#   sudo tests/run.sh                all of it
+#   tests/run.sh                     what needs no root; the list says what was left out
+#   tests/run.sh --only NAME         only the promises whose names contain NAME, without the checks before
+#   tests/run.sh --sabotage          breaks each mechanism once; every scenario that claims it must fail
+#   tests/run.sh --list              the promises
+#
+# OFFLINE_SECONDS (360) is how long the cloud is gone in the scenario of its absence.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-cargo fmt --all --check
-cargo clippy --workspace --all-targets --quiet -- -D warnings
-cargo test --workspace --quiet
+# shellcheck source=deploy/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../deploy/lib.sh"
+
+checks=1
+arguments=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --only) [ $# -gt 1 ] || fail "--only wants a name"; checks=0; arguments+=(--only "$2"); shift ;;
+    --sabotage | --list) checks=0; arguments+=("$1") ;;
+    --keep) arguments+=("$1") ;;
+    *) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  esac
+  shift
+done
+
+cd "$repo"
+if [ "$(id -u)" -eq 0 ]; then
+  # shellcheck disable=SC2046 # one word a package
+  install_packages $(build_packages) $(lab_packages) $(test_packages)
+fi
+find_cargo
+
+# check NAME COMMAND…: goes on when it fails; the list at the end says so.
+check() {
+  local name=$1 started=$SECONDS
+  shift
+  printf '\n%s: %s\n' "$name" "$*"
+  if as_user "$@"; then
+    arguments+=(--also "$name=passed")
+  else
+    arguments+=(--also "$name=failed")
+  fi
+  printf '  %d s\n' $((SECONDS - started))
+}
+
+if [ $checks -eq 1 ]; then
+  check formatted "${cargo[@]}" fmt --all --check
+  check lints "${cargo[@]}" clippy --locked --workspace --all-targets --quiet --target-dir "$target" -- -D warnings
+  check unit-tests "${cargo[@]}" test --locked --workspace --quiet --target-dir "$target"
+fi
+build edgeloom-scenarios edgeloom-lab responder edgeloom-control edgecore meshctl
+exec "$bin/scenarios" --repository "$repo" "${arguments[@]}"

@@ -126,10 +126,10 @@ struct translation {
 	__u8 pad[2];
 };
 
-// Value of `reverse`, kept with each socket: the last few translations.
+// Value of `reverse`, kept with each socket: the last few translations, and which was used last.
 struct translations {
 	struct translation slot[4];
-	__u32 next;
+	__u32 latest;
 };
 
 #endif

@@ -84,15 +84,14 @@ static __always_inline bool recall(struct translations *kept, const struct front
 	return false;
 }
 
-/* Keeps what was translated with the socket, over an equal entry or else over the oldest. */
+/* Keeps what was translated with the socket: over an equal entry, else in the slot after the latest. */
 static __always_inline void remember(struct translations *kept, const struct frontend *to,
 				     const struct service *svc, const struct backend *chosen)
 {
 	if (!kept)
 		return;
 
-	__u32 at = kept->next & (TRANSLATIONS - 1);
-	bool fresh = true;
+	__u32 at = kept->latest + 1;
 
 #pragma unroll
 	for (int i = 0; i < TRANSLATIONS; i++) {
@@ -100,16 +99,14 @@ static __always_inline void remember(struct translations *kept, const struct fro
 
 		if (t->service_port == to->port && t->backend.port == chosen->port &&
 		    address_equal(&t->service, &to->addr) &&
-		    address_equal(&t->backend.addr, &chosen->addr)) {
+		    address_equal(&t->backend.addr, &chosen->addr))
 			at = i;
-			fresh = false;
-		}
 	}
+	at &= TRANSLATIONS - 1;
+	kept->latest = at;
 
-	struct translation *slot = &kept->slot[at & (TRANSLATIONS - 1)];
+	struct translation *slot = &kept->slot[at];
 
-	if (fresh)
-		kept->next = at + 1;
 	slot->service = to->addr;
 	slot->service_port = to->port;
 	slot->backend = *chosen;
@@ -162,7 +159,10 @@ static __always_inline enum verdict translate(struct bpf_sock_addr *ctx, const s
 	return VERDICT_REFUSE;
 }
 
-/* The Service that stands behind a peer's address on this socket, the latest first. */
+/*
+ * The Service that stands behind a peer's address on this socket. Where one backend stands behind
+ * several, it is the one that was called last.
+ */
 static __always_inline bool untranslate(struct bpf_sock_addr *ctx, struct backend *peer)
 {
 	struct translations *kept = bpf_sk_storage_get(&reverse, ctx->sk, 0, 0);
@@ -170,11 +170,11 @@ static __always_inline bool untranslate(struct bpf_sock_addr *ctx, struct backen
 	if (!kept)
 		return false;
 
-	__u32 next = kept->next;
+	__u32 latest = kept->latest;
 
 #pragma unroll
-	for (int i = 1; i <= TRANSLATIONS; i++) {
-		struct translation *t = &kept->slot[(next - i) & (TRANSLATIONS - 1)];
+	for (int i = 0; i < TRANSLATIONS; i++) {
+		struct translation *t = &kept->slot[(latest - i) & (TRANSLATIONS - 1)];
 
 		if (t->service_id && t->backend.port == peer->port &&
 		    address_equal(&t->backend.addr, &peer->addr)) {

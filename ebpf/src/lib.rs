@@ -11,19 +11,29 @@
 //! ```
 
 mod abi;
+mod attach;
+mod cgroup;
+mod datapath;
 mod desired;
 mod error;
+mod kernel;
 mod maps;
 mod memory;
+mod pin;
+mod route;
+pub mod sockets;
 mod status;
+mod sys;
 mod table;
 
 use std::os::fd::BorrowedFd;
 
 use async_trait::async_trait;
 
+pub use datapath::{Datapath, LoadConfig};
 pub use desired::{Desired, Frontend, Target};
 pub use error::Error;
+pub use kernel::Capacity;
 pub use maps::MapError;
 pub use memory::Memory;
 pub use status::{Counters, Feature, State, Status};

@@ -1,1 +1,5 @@
-//! edgeloom-mesh
+//! The mesh on one node: what makes a Service's address answer wherever its pods are.
+//!
+//! [`ops`] is apart from the rest: the metrics and health endpoint that every daemon serves.
+
+pub mod ops;

@@ -101,6 +101,8 @@ messages! {
         3 = Applied,
         /// A write from the outbox.
         4 = WriteUp,
+        /// Asks for a sign of life.
+        5 = Alive,
         /// Opens a stream of its own for one question.
         16 = Request,
     }
@@ -119,6 +121,8 @@ messages! {
         4 = Synced,
         /// What became of a write.
         5 = Written,
+        /// A sign of life, whenever one is asked for.
+        6 = Alive,
         /// Answers a [`Request`].
         16 = Reply,
     }
@@ -188,6 +192,14 @@ pub struct Applied {
     /// The largest number, the ones before it included.
     pub seq: u64,
 }
+
+/// Asks for a sign of life, and is one: only said where an answer is overdue, for an idle session is to cost
+/// nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alive {}
+
+/// Writes that a node may have sent without an answer; more break the protocol.
+pub const WRITE_WINDOW: usize = 64;
 
 /// A write from the outbox.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

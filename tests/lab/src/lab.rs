@@ -162,6 +162,14 @@ impl Lab {
         self.host(name)?.command(program)
     }
 
+    /// Runs `work` in the network namespace of a host, NAT or segment: a socket made there stays there.
+    ///
+    /// # Errors
+    /// Where nothing has that name.
+    pub fn within<T: Send>(&self, name: &str, work: impl FnOnce() -> T + Send) -> Result<T> {
+        self.netns(name).within(work)
+    }
+
     /// The address at which the machine's own namespace reaches a host.
     ///
     /// # Errors
@@ -379,6 +387,10 @@ impl Lab {
                 (owner.to_owned(), cable, interface.addresses.clone())
             })
             .collect()
+    }
+
+    pub(crate) fn netns_path(&self, host: &Host) -> PathBuf {
+        self.netns(host.name()).path()
     }
 
     fn netns(&self, name: &str) -> Netns {

@@ -10,6 +10,7 @@
 //! all of it, after a half-failed [`Lab::up`] and after a reboot of the machine as well. Several labs
 //! run side by side: every name outside a namespace begins with the lab's.
 
+mod bpf;
 mod capture;
 mod cgroup;
 pub mod containerd;

@@ -53,6 +53,13 @@ enum Verb {
         /// Path as the host sees it.
         path: String,
     },
+    /// Print the ids of a host's own processes of a program.
+    Pids {
+        /// Host.
+        host: String,
+        /// Program.
+        program: String,
+    },
     /// Show what each NAT, or one, saw on its outside, as JSON.
     Counters {
         /// NAT.
@@ -159,6 +166,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Topology => print!("{}", serde_yaml_ng::to_string(open()?.topology())?),
         Verb::Address { host } => println!("{}", open()?.machine_address(&host)?),
         Verb::Path { host, path } => println!("{}", open()?.host(&host)?.path(&path)?.display()),
+        Verb::Pids { host, program } => {
+            open()?.host(&host)?.processes_named(&program).iter().for_each(|found| println!("{}", found.pid));
+        }
         Verb::Counters { nat } => counters(&open()?, nat)?,
         Verb::Exec(exec) => execute(&open()?, &exec)?,
         Verb::Containerd { host, images } => {

@@ -3,11 +3,14 @@
 //! A segment is a bridge in a namespace of its own. Both ends of a link are made in their namespaces,
 //! so that no name of theirs is ever seen on the machine.
 
+use std::fs::File;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
 
 use ipnet::IpNet;
+use nix::sched::{CloneFlags, setns};
 
 use crate::state::MachineLink;
 use crate::{Error, Result, shell};
@@ -69,6 +72,15 @@ impl Netns {
         shell::feed(self.command("nft").args(["-f", "-"]), ruleset).map(drop)
     }
 
+    /// Runs `work` in a thread that is in this network namespace, and stays so for no longer.
+    pub(crate) fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        let file = File::open(self.path()).map_err(Error::io("enter", self.path()))?;
+        let inside = || setns(&file, CloneFlags::CLONE_NEWNET).map(|()| work());
+        let entered = thread::scope(|scope| scope.spawn(inside).join());
+        let entered = entered.map_err(|_| Error::Machine(format!("{}: the work there panicked", self.0)))?;
+        entered.map_err(|errno| Error::io("enter", self.path())(errno.into()))
+    }
+
     /// Whether it has an interface of that name.
     fn has(&self, interface: &str) -> bool {
         self.ip(&format!("link show {interface}")).is_ok()
@@ -104,8 +116,8 @@ impl Cable {
         if !(segment.has(port) && station.has(interface)) {
             self.unplug();
             segment.ip(&format!("link add {port} type veth peer name {interface} netns {}", station.0))?;
-            segment.ip(&format!("link set {port} master {SWITCH} up"))?;
         }
+        self.restore()?;
         station.ip(&format!("link set {interface} up"))?;
         for address in addresses {
             let flags = if address.addr().is_ipv6() { " nodad" } else { "" };

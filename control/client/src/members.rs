@@ -1,0 +1,146 @@
+//! From EdgeNode objects to what the tunnel has to know: peers, relays, and who was revoked. Pure.
+
+use std::net::SocketAddr;
+
+use edgeloom_api::kind::EDGE_NODE;
+use edgeloom_api::v1alpha1::{EdgeNodeSpec, Role};
+use edgeloom_model::{NodeName, Site};
+use edgeloom_tunnel::{Peer, PeerId, RelayPeer};
+use serde::Deserialize as _;
+use serde_json::Value;
+
+use crate::membership::Membership;
+use crate::metastore::Metastore;
+
+/// The mesh as one node sees it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Members {
+    pub(crate) peers: Vec<Peer>,
+    pub(crate) relays: Vec<RelayPeer>,
+    pub(crate) revoked: Vec<PeerId>,
+}
+
+/// The members that `store` knows, without the node itself.
+pub(crate) fn of(store: &Metastore, own: &NodeName) -> Members {
+    let mut members = Members::default();
+    for object in store.list(&EDGE_NODE) {
+        match read(&object) {
+            Ok((peer, spec)) => members.add(peer, &spec, own),
+            Err(reason) => {
+                tracing::warn!(edge_node = %object["metadata"]["name"], reason, "passed over");
+            }
+        }
+    }
+    members
+}
+
+fn read(object: &Value) -> Result<(Peer, EdgeNodeSpec), String> {
+    let spec = EdgeNodeSpec::deserialize(&object["spec"]).map_err(|error| error.to_string())?;
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    let peer = Peer {
+        peer: spec.peer_id.parse().map_err(|error| format!("peerId {:?}: {error}", spec.peer_id))?,
+        node: NodeName::new(name).map_err(|error| error.to_string())?,
+        site: Site::new(spec.site.clone()).map_err(|error| error.to_string())?,
+        addresses: spec.addresses.iter().filter_map(|address| address.parse::<SocketAddr>().ok()).collect(),
+    };
+    Ok((peer, spec))
+}
+
+impl Members {
+    fn add(&mut self, peer: Peer, spec: &EdgeNodeSpec, own: &NodeName) {
+        if spec.revoked {
+            self.revoked.push(peer.peer);
+            return;
+        }
+        if peer.node == *own {
+            return;
+        }
+        if spec.roles.contains(&Role::Relay) {
+            self.relays.push(RelayPeer { peer: peer.peer, addresses: peer.addresses.clone() });
+        }
+        self.peers.push(peer);
+    }
+
+    /// With the control and the relays that the node joined by, where they are not known better. The address
+    /// by which the control was reached is kept whatever it says of itself.
+    pub(crate) fn with(mut self, membership: &Membership) -> Self {
+        for joined in std::iter::once(&membership.control).chain(&membership.relays) {
+            if self.revoked.contains(&joined.peer) {
+                continue;
+            }
+            match self.peers.iter_mut().find(|peer| peer.peer == joined.peer) {
+                Some(peer) => add_addresses(&mut peer.addresses, &joined.addresses),
+                None => self.peers.push(joined.clone()),
+            }
+        }
+        // Once the cloud has named relays, one that it does not name is none any more.
+        let named = !self.relays.is_empty();
+        for joined in &membership.relays {
+            if self.revoked.contains(&joined.peer) {
+                continue;
+            }
+            match self.relays.iter_mut().find(|relay| relay.peer == joined.peer) {
+                Some(relay) => add_addresses(&mut relay.addresses, &joined.addresses),
+                None if !named => {
+                    self.relays.push(RelayPeer { peer: joined.peer, addresses: joined.addresses.clone() });
+                }
+                None => {}
+            }
+        }
+        self
+    }
+}
+
+fn add_addresses(known: &mut Vec<SocketAddr>, more: &[SocketAddr]) {
+    for address in more {
+        if !known.contains(address) {
+            known.push(*address);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn edge_node(name: &str, roles: &[&str], revoked: bool) -> (PeerId, Value) {
+        let peer = PeerId::random();
+        let spec = json!({"peerId": peer.to_base58(), "site": "berlin", "nodeUid": "u", "roles": roles,
+            "revoked": revoked, "addresses": ["203.0.113.5:20006", "no address"]});
+        (
+            peer,
+            json!({"apiVersion": "edgeloom.io/v1alpha1", "kind": "EdgeNode", "metadata": {"name": name}, "spec": spec}),
+        )
+    }
+
+    #[test]
+    fn roles_and_revocation_sort_the_members() {
+        let own = NodeName::new("own").unwrap();
+        let (relay, relay_object) = edge_node("control", &["control", "relay"], false);
+        let (edge, edge_object) = edge_node("edge", &["edge"], false);
+        let (bad, bad_object) = edge_node("bad", &["edge", "relay"], true);
+        let (_, own_object) = edge_node("own", &["edge"], false);
+        let mut members = Members::default();
+        for object in [&relay_object, &edge_object, &bad_object, &own_object] {
+            let (peer, spec) = read(object).unwrap();
+            members.add(peer, &spec, &own);
+        }
+        let peers: Vec<_> = members.peers.iter().map(|peer| peer.peer).collect();
+        assert_eq!(peers, [relay, edge]);
+        assert_eq!(
+            members.relays,
+            [RelayPeer { peer: relay, addresses: vec!["203.0.113.5:20006".parse().unwrap()] }]
+        );
+        assert_eq!(members.revoked, [bad]);
+    }
+
+    #[test]
+    fn what_is_no_member_is_named() {
+        let error = read(
+            &json!({"metadata": {"name": "a"}, "spec": {"peerId": "x", "site": "s", "nodeUid": "u", "roles": []}}),
+        );
+        assert!(error.unwrap_err().contains("peerId"));
+        assert!(read(&json!({})).is_err());
+    }
+}

@@ -1,0 +1,8 @@
+//! The scenarios, by what they are about.
+
+pub(crate) mod across_sites;
+pub(crate) mod bad_input;
+pub(crate) mod datapath;
+pub(crate) mod lab;
+pub(crate) mod offline;
+pub(crate) mod operators;

@@ -1,0 +1,135 @@
+//! The cloud is gone, for longer than anything that is leased or cached.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use edgeloom_lab::Fault;
+use nix::sys::signal::Signal;
+
+use crate::command::{Done, eventually};
+use crate::mechanism::signal;
+use crate::world::{World, fault};
+
+/// A Service with a pod at site B, under a name that nobody has asked for.
+const NEVER_ASKED: &str = include_str!("never-asked.yaml");
+/// How long calls may fail after the agent's return, and views differ after the control's.
+const RETURN: Duration = Duration::from_secs(5);
+const AGREEMENT: Duration = Duration::from_secs(10);
+
+/// Calls, names and pods outlive the cloud, and the agent's death meanwhile.
+pub(crate) fn cloud_gone(world: &mut World) -> Result<()> {
+    world.apply(NEVER_ASKED)?;
+    world.kubectl("rollout status deployment/never-asked --timeout=60s")?;
+    eventually(Duration::from_secs(10), || {
+        let services = world.meshctl_at("edge-a", "services")?.to_string();
+        ensure!(services.contains("never-asked"), "site A has not heard of the Service");
+        Ok(())
+    })?;
+    lose_cloud(world)?;
+    let gone = Instant::now();
+    world.expect_orders().context("just after the cloud went")?;
+    while gone.elapsed() < Duration::from_secs(world.offline_seconds) {
+        thread::sleep(Duration::from_secs(5));
+    }
+    world.expect_orders().context("a new call, long after the cloud went")?;
+    let target = "never-asked.default.svc.cluster.local";
+    for (protocol, port) in [("tcp", 7000), ("udp", 9000)] {
+        let call = ["responder", "call", protocol, &format!("{target}:{port}"), "offline"];
+        let answer = world.in_client(&call)?.output("a name that was never asked before")?;
+        ensure!(answer.contains("at site-b: offline"), "{protocol}: {answer:?}");
+    }
+    killed_agent(world)
+}
+
+/// SIGKILL of the agent leaves its containers alone, and calls work soon after its return.
+fn killed_agent(world: &mut World) -> Result<()> {
+    for host in ["edge-a", "edge-b"] {
+        let before = containers(world, host)?;
+        ensure!(!before.is_empty(), "no container runs on {host}");
+        world.inject_for_good(&signal(host, "edgecore", Signal::SIGKILL))?;
+        thread::sleep(Duration::from_secs(2));
+        ensure!(containers(world, host)? == before, "containers on {host} changed when the agent was killed");
+        world.start_edge(host)?;
+        eventually(RETURN, || world.expect_orders())
+            .with_context(|| format!("after the agent of {host} returned"))?;
+        ensure!(containers(world, host)? == before, "containers on {host} changed when the agent returned");
+    }
+    Ok(())
+}
+
+/// Id, process and start time of every container of a host.
+fn containers(world: &World, host: &str) -> Result<Vec<String>> {
+    let socket = edgeloom_lab::containerd::SOCKET;
+    let tasks =
+        world.in_host(host, &["ctr", "-a", socket, "-n", "k8s.io", "tasks", "ls"])?.output("ctr tasks ls")?;
+    let line = |line: &str| -> Option<String> {
+        let mut words = line.split_whitespace();
+        let (id, pid) = (words.next()?, words.next()?);
+        // The 22nd field; the program's name before may have blanks, but ends with a parenthesis.
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let started = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.to_owned();
+        Some(format!("{id} {pid} {started}"))
+    };
+    let mut found: Vec<_> = tasks.lines().filter_map(line).collect();
+    found.sort();
+    Ok(found)
+}
+
+/// Every process of the cloud host is killed, its link is down; afterwards it starts again.
+fn lose_cloud(world: &mut World) -> Result<()> {
+    world.inject_for_good(&fault::cut("cloud"))?;
+    world.inject_for_good(&Fault::Kill { name: "cloud".into() })?;
+    world.afterwards(|world| {
+        world.inject_for_good(&Fault::Boot { name: "cloud".into() })?;
+        world.bring_up()
+    });
+    Ok(())
+}
+
+/// The control returns before the edges' links do; what was changed meanwhile is agreed upon soon after.
+pub(crate) fn control_returns(world: &mut World) -> Result<()> {
+    world.apply(&NEVER_ASKED.replace("never-asked", "short-lived"))?;
+    lose_cloud(world)?;
+    world.inject_for_good(&Fault::Boot { name: "cloud".into() })?;
+    world.inject_for_good(&fault::cut("cloud"))?;
+    world.start_control()?;
+    world.kubectl("-n shop scale deployment/orders --replicas=3")?;
+    world.kubectl("delete service short-lived")?;
+    world.kubectl("-n shop delete pod -l app=client --wait=false")?;
+    world.afterwards(|world| world.kubectl("-n shop scale deployment/orders --replicas=2").map(drop));
+    thread::sleep(Duration::from_secs(3));
+    world.inject_for_good(&fault::restore("cloud"))?;
+    eventually(AGREEMENT, || agree(world))
+}
+
+/// kubectl, the runtimes and meshctl say the same.
+fn agree(world: &World) -> Result<()> {
+    let running = world.kubectl(
+        "-n shop get pods -l app=orders --field-selector=status.phase=Running -o jsonpath={.items[*].metadata.name}",
+    )?;
+    ensure!(running.split_whitespace().count() == 3, "kubectl: pods of orders that run: {running}");
+    let in_runtime = running_containers(world, "edge-b", "orders")?;
+    ensure!(in_runtime == 3, "the runtime on edge-b runs {in_runtime} of orders");
+    let services = world.meshctl_at("edge-a", "services")?;
+    let list = services.as_array().context("`meshctl services -o json` is no list")?;
+    ensure!(!list.iter().any(|s| s["name"] == "short-lived"), "meshctl: the deleted Service is still there");
+    let far = list.iter().find(|s| s["name"] == "orders").map(|s| s["far"].clone());
+    ensure!(far == Some(3.into()), "meshctl: far endpoints of orders: {far:?}");
+    let clients = world.kubectl("-n shop get pods -l app=client -o jsonpath={.items[*].status.phase}")?;
+    ensure!(clients.trim() == "Running", "kubectl: pods of client: {clients}");
+    ensure!(running_containers(world, "edge-a", "client")? == 1, "the runtime on edge-a runs not one client");
+    world.expect_orders()
+}
+
+fn running_containers(world: &World, host: &str, name: &str) -> Result<usize> {
+    let filter = format!("labels.\"io.kubernetes.container.name\"=={name}");
+    let ctr = ["ctr", "-a", edgeloom_lab::containerd::SOCKET, "-n", "k8s.io"];
+    let list = |rest: &[&str]| -> Result<String> {
+        let done: Done = world.in_host(host, &[&ctr[..], rest].concat())?;
+        done.output("ctr")
+    };
+    let (known, tasks) = (list(&["containers", "ls", "-q", &filter])?, list(&["tasks", "ls"])?);
+    let runs = |id: &&str| tasks.lines().any(|line| line.starts_with(*id) && line.contains("RUNNING"));
+    Ok(known.lines().filter(runs).count())
+}

@@ -1,0 +1,183 @@
+//! What a person does with kubectl and meshctl.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::command::{self, eventually};
+use crate::world::{CALL, World};
+
+/// The verbs that a person uses most, each on objects of its own.
+pub(crate) fn kubectl_verbs(world: &mut World) -> Result<()> {
+    world.kubectl("create namespace verbs")?;
+    world.afterwards(|world| world.kubectl("delete namespace verbs --ignore-not-found").map(drop));
+    world.kubectl("-n verbs create configmap settings --from-literal=a=1")?;
+    ensure!(world.kubectl("-n verbs get configmap settings -o jsonpath={.data.a}")? == "1", "get");
+    world.kubectl("-n verbs label configmap settings tier=test")?;
+    ensure!(world.kubectl("-n verbs get configmaps -l tier=test -o name")?.contains("settings"), "label");
+    ensure!(world.kubectl("-n verbs describe configmap settings")?.contains("tier=test"), "describe");
+    edit(world)?;
+    let image = "edgeloom.io/examples/responder:0.1";
+    world.kubectl(&format!("-n verbs create deployment web --image={image} -- responder serve"))?;
+    world.kubectl("-n verbs rollout status deployment/web --timeout=60s")?;
+    world.kubectl("-n verbs scale deployment/web --replicas=2")?;
+    world.kubectl("-n verbs wait deployment/web --for=jsonpath={.status.readyReplicas}=2 --timeout=60s")?;
+    let table = world.kubectl("-n verbs get pods -o wide")?;
+    for column in ["NAME", "READY", "STATUS", "RESTARTS", "AGE", "IP", "NODE"] {
+        ensure!(table.contains(column), "`get pods -o wide` has no column {column}: {table}");
+    }
+    ensure!(table.matches("Running").count() == 2, "not two pods run: {table}");
+    world.kubectl("-n verbs delete deployment web --timeout=60s")?;
+    eventually(Duration::from_secs(40), || {
+        let left = world.kubectl("-n verbs get pods -o name")?;
+        ensure!(left.trim().is_empty(), "pods of a deleted Deployment remain: {left}");
+        Ok(())
+    })?;
+    watch(world)
+}
+
+/// `kubectl edit`, with a program for an editor.
+fn edit(world: &World) -> Result<()> {
+    let mut kubectl = world.kubectl_command();
+    kubectl.env("KUBE_EDITOR", "sed -i s/a:.*/a:\\ \"2\"/").args([
+        "-n",
+        "verbs",
+        "edit",
+        "configmap",
+        "settings",
+    ]);
+    command::run(&mut kubectl, "", CALL)?.output("kubectl edit")?;
+    let value = world.kubectl("-n verbs get configmap settings -o jsonpath={.data.a}")?;
+    ensure!(value == "2", "after `kubectl edit` the value is {value:?}");
+    Ok(())
+}
+
+/// `kubectl get -w` shows a change that comes while it runs.
+fn watch(world: &World) -> Result<()> {
+    let mut kubectl = world.kubectl_command();
+    kubectl.args(["-n", "verbs", "get", "configmaps", "-w", "--request-timeout=6s"]);
+    let seen = std::thread::scope(|scope| {
+        let watching = scope.spawn(move || command::run(&mut kubectl, "", Duration::from_secs(15)));
+        std::thread::sleep(Duration::from_secs(2));
+        let made = world.kubectl("-n verbs create configmap latecomer");
+        let seen = watching.join().map_err(|_| anyhow::anyhow!("the watch panicked"))?;
+        made.and(seen)
+    })?;
+    ensure!(seen.out.contains("latecomer"), "`kubectl get -w` did not show what came: {}", seen.text());
+    Ok(())
+}
+
+/// logs, exec with standard input and an exit code, by way of the control.
+pub(crate) fn logs_and_exec(world: &mut World) -> Result<()> {
+    let logs = world.kubectl("-n shop logs deployment/orders")?;
+    ensure!(logs.contains("responder: HTTP on 8080"), "kubectl logs: {logs:?}");
+    let said = world.kubectl("-n shop exec deployment/orders -- hostname")?;
+    ensure!(said.starts_with("orders-"), "kubectl exec: {said:?}");
+    let echoed = world.try_kubectl("-n shop exec -i deployment/client -- cat", "by standard input")?;
+    ensure!(echoed.out == "by standard input", "kubectl exec -i: {}", echoed.text());
+    let code = world.try_kubectl("-n shop exec deployment/client -- sh -c exit\\ 7", "")?;
+    let code =
+        if code.good { world.try_kubectl("-n shop exec deployment/client -- false", "")? } else { code };
+    ensure!(!code.good, "kubectl exec of a program that fails ends with 0");
+    let gone = world.try_kubectl("-n shop logs deployment/orders -c nobody", "")?;
+    ensure!(!gone.good && gone.err.contains("nobody"), "logs of no container: {}", gone.text());
+    Ok(())
+}
+
+/// What the example mounts is there, with the modes asked for; a changed ConfigMap arrives.
+pub(crate) fn volumes(world: &mut World) -> Result<()> {
+    let file = |path: &str| world.in_client(&["cat", path])?.output(path);
+    ensure!(file("/etc/client/credentials/password")? == "not-a-secret-in-an-example", "the Secret");
+    let mode = world.in_client(&["stat", "-Lc", "%a", "/etc/client/credentials/password"])?.output("stat")?;
+    ensure!(mode.trim() == "400", "the Secret's mode is {mode:?}");
+    ensure!(file("/etc/client/about-me/labels")?.contains("app=\"client\""), "the downward API's labels");
+    ensure!(file("/etc/client/about-me/annotations")?.contains("calls orders"), "its annotations");
+    ensure!(file("/etc/client/identity/namespace")? == "shop", "the projected namespace");
+    ensure!(file("/etc/client/identity/ca.crt")?.contains("BEGIN CERTIFICATE"), "the projected CA");
+    ensure!(file("/etc/client/identity/token")?.matches('.').count() == 2, "the projected token");
+    ensure!(
+        file("/var/run/secrets/kubernetes.io/serviceaccount/token")?.matches('.').count() == 2,
+        "the token that every pod of a cluster has"
+    );
+    set_greeting(world, "another greeting")?;
+    world.afterwards(|world| set_greeting(world, "two orders are on their way"));
+    eventually(Duration::from_secs(90), || {
+        let answer = world.call_orders()?;
+        ensure!(answer.contains("another greeting"), "the changed ConfigMap did not arrive: {answer}");
+        Ok(())
+    })
+}
+
+fn set_greeting(world: &World, greeting: &str) -> Result<()> {
+    let patch = serde_json::json!({ "data": { "greeting": greeting } }).to_string();
+    let mut kubectl = world.kubectl_command();
+    kubectl.args(["-n", "shop", "patch", "configmap", "orders", "--type=merge", "-p", &patch]);
+    command::run(&mut kubectl, "", CALL)?.output("kubectl patch").map(drop)
+}
+
+/// Each command of meshctl, as JSON and as text.
+pub(crate) fn meshctl(world: &mut World) -> Result<()> {
+    let status = world.meshctl("status")?;
+    ensure!(status.to_string().contains("edge-a"), "`meshctl status` does not name edge-a: {status}");
+    let services = world.meshctl_at("edge-a", "services")?;
+    let list = services.as_array().context("`meshctl services -o json` is no list")?;
+    let orders = list.iter().find(|s| s["name"] == "orders").context("`meshctl services` has no orders")?;
+    ensure!(orders["far"] == 2 && orders["near"] == 0, "endpoints of orders, seen at site A: {orders}");
+    let echoes = world.meshctl_at("edge-a", "ping edge-b")?;
+    ensure!(echoes.to_string().contains("rttMs"), "`meshctl ping edge-b`: {echoes}");
+    let text = world.meshctl_text("status")?;
+    ensure!(text.contains("edge-b"), "`meshctl status`: {text}");
+    Ok(())
+}
+
+/// Every daemon's metrics are explained.
+pub(crate) fn metrics(world: &mut World) -> Result<()> {
+    for host in ["cloud", "edge-a", "edge-b"] {
+        let url = "http://127.0.0.1:20008/metrics";
+        let text = world.in_host(host, &["curl", "-sS", "--max-time", "5", url])?.output("curl")?;
+        let ours = text.lines().filter(|line| line.starts_with("edgeloom_"));
+        let names: std::collections::BTreeSet<_> =
+            text.lines().filter_map(|l| l.strip_prefix("# HELP ")?.split(' ').next()).collect();
+        ensure!(names.iter().any(|name| name.starts_with("edgeloom_")), "{host}: no metrics of ours");
+        for line in ours {
+            let name = line.split([' ', '{']).next().unwrap_or_default();
+            let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+            let known = names.contains(name) || base.is_some_and(|base| names.contains(base));
+            ensure!(known, "{host}: {name} has no # HELP");
+        }
+    }
+    Ok(())
+}
+
+/// The quickstart can be run again at any time, and repairs what is down.
+pub(crate) fn quickstart_again(world: &mut World) -> Result<()> {
+    world.inject_for_good(&crate::mechanism::signal(
+        "edge-b",
+        "edgecore",
+        nix::sys::signal::Signal::SIGKILL,
+    ))?;
+    world.quickstart("up")?.output("a second `quickstart.sh up`")?;
+    world.expect_orders()?;
+    let lines = world.quickstart("env")?.output("quickstart.sh env")?;
+    let mut shell = Command::new("bash");
+    shell.args(["-c", &format!("{lines}\nkubectl get nodes -o name && meshctl status")]);
+    let said = command::run(&mut shell, "", CALL)?.output("a shell with the quickstart's environment")?;
+    ensure!(said.contains("node/edge-a"), "kubectl in that shell: {said}");
+    Ok(())
+}
+
+/// `quickstart.sh down` leaves nothing behind.
+pub(crate) fn quickstart_down(world: &mut World) -> Result<()> {
+    world.quickstart("down")?.output("quickstart.sh down")?;
+    world.forget();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let links = command::run(Command::new("ip").args(["-o", "link"]), "", CALL)?.output("ip link")?;
+    let netns = command::run(Command::new("ip").args(["netns"]), "", CALL)?.output("ip netns")?;
+    for (what, text) in [("a mount", mounts), ("a link", links), ("a network namespace", netns)] {
+        ensure!(!text.contains("scenarios"), "{what} is left: {text}");
+    }
+    let directory = std::path::Path::new("/var/lib/edgeloom-lab/scenarios");
+    ensure!(!directory.exists(), "{} is left", directory.display());
+    Ok(())
+}
