@@ -3,3 +3,4 @@
 //! [`ops`] is apart from the rest: the metrics and health endpoint that every daemon serves.
 
 pub mod ops;
+pub mod wire;
