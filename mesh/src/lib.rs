@@ -2,5 +2,8 @@
 //!
 //! [`ops`] is apart from the rest: the metrics and health endpoint that every daemon serves.
 
+pub mod balance;
+pub mod config;
 pub mod ops;
+pub mod snapshot;
 pub mod wire;
