@@ -3,7 +3,13 @@
 //! [`ops`] is apart from the rest: the metrics and health endpoint that every daemon serves.
 
 pub mod balance;
+pub mod carrier;
 pub mod config;
 pub mod ops;
+pub mod proxy;
+pub mod render;
 pub mod snapshot;
 pub mod wire;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,228 @@
+//! Far traffic: from a steered socket through the tunnel to a socket at the other site.
+//!
+//! ```text
+//! client ─> listen ─> outgoing ─(Carrier: one stream a connection)─> incoming ─> target
+//!                        │ Snapshot::route: which endpoints?            │ Snapshot::targets: ours?
+//!                        │ Balancer: in which order?                    │
+//! ```
+//!
+//! `splice` carries the bytes both ways with half-close, resets and back-pressure. Every connection is
+//! a task of its own, owned by the proxy's tracker: a slow endpoint delays nobody else.
+
+mod early;
+mod ends;
+mod incoming;
+mod listen;
+mod metrics;
+mod outgoing;
+mod splice;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use edgeloom_model::{Choice, NodeName, PodRef, Protocol, ServiceKey};
+use edgeloom_tunnel::{PeerId, Stream, Verified};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::balance::{Balancer, Candidate, Client, EndpointId};
+use crate::carrier::Carrier;
+use crate::config::Settings;
+use crate::snapshot::{Route, Snapshot};
+use crate::wire::{Header, Target};
+
+pub use metrics::Metrics;
+
+/// Most endpoints that one flow tries before it is refused.
+const MAX_ATTEMPTS: usize = 3;
+
+/// What all flows of the agent share.
+pub struct Proxy {
+    /// The newest snapshot of the model.
+    pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
+    /// The way to other nodes.
+    pub(crate) carrier: Arc<dyn Carrier>,
+    balancer: Mutex<Balancer>,
+    pub(crate) metrics: Metrics,
+    /// Bound of a connect to an endpoint, whichever side makes it.
+    pub(crate) connect_timeout: Duration,
+    outgoing: Arc<Semaphore>,
+    incoming: Arc<Semaphore>,
+    next_flow: AtomicU64,
+    /// Owner of every flow's task.
+    pub(crate) tasks: TaskTracker,
+    /// Ends every flow at once.
+    pub(crate) force: CancellationToken,
+}
+
+/// How to reach an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Via {
+    /// By its own address, from here.
+    Direct,
+    /// Through the agent of a node.
+    Node(PeerId),
+}
+
+/// One endpoint to try.
+#[derive(Clone, Debug)]
+pub(crate) struct Attempt {
+    pub(crate) id: EndpointId,
+    pub(crate) via: Via,
+}
+
+/// The endpoints to try for one flow, in order, and what to ask of another node's agent.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    pub(crate) attempts: Vec<Attempt>,
+    goal: Option<Goal>,
+    /// The client to bind to the endpoint that takes the flow.
+    pub(crate) client: Option<Client>,
+}
+
+#[derive(Debug)]
+enum Goal {
+    Service(ServiceKey, u16),
+    Pod(PodRef),
+}
+
+impl Proxy {
+    /// A proxy without listeners.
+    pub fn new(
+        snapshot: Arc<ArcSwap<Snapshot>>,
+        carrier: Arc<dyn Carrier>,
+        settings: &Settings,
+        metrics: Metrics,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            snapshot,
+            carrier,
+            balancer: Mutex::default(),
+            metrics,
+            connect_timeout: Duration::from_millis(settings.connect_timeout_ms),
+            outgoing: Arc::new(Semaphore::new(settings.max_connections)),
+            incoming: Arc::new(Semaphore::new(settings.max_connections)),
+            next_flow: AtomicU64::new(rand::random()),
+            tasks: TaskTracker::new(),
+            force: CancellationToken::new(),
+        })
+    }
+
+    /// Takes a stream that another node's agent opened; it is served by a task of its own.
+    pub fn take(self: &Arc<Self>, from: Arc<Verified>, stream: Stream) {
+        self.tasks.spawn(self.clone().incoming(from, stream));
+    }
+
+    /// Gives running flows `drain` to end by themselves, then ends them.
+    pub async fn shutdown(&self, drain: Duration) {
+        self.tasks.close();
+        if tokio::time::timeout(drain, self.tasks.wait()).await.is_err() {
+            tracing::info!(flows = self.tasks.len(), "flows that did not end in time are reset");
+            self.force.cancel();
+            self.tasks.wait().await;
+        }
+    }
+
+    /// How many of a Service's endpoints, as chosen now, failed lately.
+    pub fn set_aside(&self, choice: &Choice) -> usize {
+        let (balancer, now) = (self.balancer(), Instant::now());
+        candidates(choice).iter().filter(|candidate| balancer.is_aside(&candidate.id, now)).count()
+    }
+
+    pub(crate) fn balancer(&self) -> MutexGuard<'_, Balancer> {
+        // Counters and times of single endpoints: whole whatever panicked while they were held.
+        self.balancer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn next_flow(&self) -> u64 {
+        self.next_flow.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The endpoints to try for a flow from `client` to `destination`; none if nothing can serve it.
+    pub(crate) fn plan(&self, client: SocketAddr, destination: SocketAddr, protocol: Protocol) -> Plan {
+        let snapshot = self.snapshot.load();
+        let ip = client.ip().to_canonical();
+        match snapshot.route(ip, destination, protocol) {
+            None => Plan::default(),
+            Some(Route::Pod { node, pod }) => {
+                let id = EndpointId { node: Some(node), address: destination };
+                Plan { attempts: attempts(&snapshot, vec![id]), goal: Some(Goal::Pod(pod)), client: None }
+            }
+            Some(Route::Service { service, port, affinity, choice }) => {
+                let client = affinity.map(|_| Client { ip, service: service.clone(), port });
+                let order = self.balancer().order(
+                    candidates(&choice),
+                    client.as_ref().zip(affinity),
+                    Instant::now(),
+                    &mut rand::rng(),
+                );
+                Plan {
+                    attempts: attempts(&snapshot, order),
+                    goal: Some(Goal::Service(service, port)),
+                    client,
+                }
+            }
+        }
+    }
+
+    /// The header that asks another node's agent for an endpoint of a plan.
+    pub(crate) fn header(
+        &self,
+        plan: &Plan,
+        attempt: &Attempt,
+        client: SocketAddr,
+        protocol: Protocol,
+    ) -> Option<Header> {
+        let address = attempt.id.address;
+        let target = match plan.goal.as_ref()? {
+            Goal::Service(service, port) => Target::Service {
+                service: service.clone(),
+                port: *port,
+                protocol,
+                endpoint: Some(address.ip()),
+            },
+            Goal::Pod(pod) => Target::Pod {
+                namespace: pod.namespace.to_string(),
+                name: pod.name.to_string(),
+                family: edgeloom_model::Family::of(address.ip()),
+                port: address.port(),
+                protocol,
+            },
+        };
+        let source = self.snapshot.load().model.workload_at(client.ip()).map(|workload| (*workload).clone());
+        Some(Header { flow: self.next_flow(), target, source })
+    }
+}
+
+fn candidates(choice: &Choice) -> Vec<Candidate> {
+    let candidate = |node: Option<&NodeName>, address, preferred| Candidate {
+        id: EndpointId { node: node.cloned(), address },
+        preferred,
+    };
+    match choice {
+        Choice::Near(backends) => backends.iter().map(|b| candidate(None, b.address, true)).collect(),
+        Choice::Far(backends) => {
+            backends.iter().map(|b| candidate(Some(&b.node), b.backend.address, b.same_site)).collect()
+        }
+        Choice::None => Vec::new(),
+    }
+}
+
+/// The way to each endpoint; those whose node has no valid peer id are left out.
+fn attempts(snapshot: &Snapshot, order: Vec<EndpointId>) -> Vec<Attempt> {
+    let with_way = order.into_iter().filter_map(|id| {
+        let via = match &id.node {
+            None => Via::Direct,
+            Some(node) => Via::Node(snapshot.model.member(node.as_str())?.peer.parse().ok()?),
+        };
+        Some(Attempt { id, via })
+    });
+    with_way.take(MAX_ATTEMPTS).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,160 @@
+//! A flow before it is known to have reached its target.
+//!
+//! The client's bytes are sent on at once, and kept until the other agent says [`CONNECTED`]: if it
+//! refuses instead, nothing of them reached an application, and they are sent again to the next
+//! endpoint. What is kept is bounded: a client that sends more waits until the target was reached.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quinn::{ReadExactError, VarInt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::ends::{Inlet, Outlet};
+use super::splice::{Broken, InHand};
+use crate::wire::{CONNECTED, Code};
+
+/// Most bytes of a client that are kept for another attempt: what a TCP connection of a path of 50 ms
+/// and 20 Mbit/s would have in flight.
+const MAX_KEPT: usize = 128 << 10;
+
+/// What a client sent so far.
+#[derive(Default)]
+pub(super) struct Early {
+    bytes: Vec<u8>,
+    ended: bool,
+}
+
+/// Why an attempt came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failed {
+    /// The client is gone: no use to try on.
+    #[error("the client went away: {0}")]
+    Client(io::Error),
+    /// The other agent said no.
+    #[error("refused: {}", .0.as_str())]
+    Refused(Code),
+    /// The tunnel failed.
+    #[error("{0}")]
+    Tunnel(String),
+    /// Nobody answered.
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+}
+
+impl Early {
+    /// Takes what the client has sent by now, without waiting.
+    pub(super) fn take(&mut self, client: &TcpStream) -> io::Result<()> {
+        while !self.ended && self.bytes.len() < MAX_KEPT {
+            let start = self.bytes.len();
+            // Grown by doubling, so that a client that sends a line does not cost the whole bound.
+            self.bytes.resize((start * 2).clamp(4 << 10, MAX_KEPT), 0);
+            let read = client.try_read(&mut self.bytes[start..]);
+            self.bytes.truncate(start + *read.as_ref().unwrap_or(&0));
+            match read {
+                Ok(0) => self.ended = true,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn takes_more(&self) -> bool {
+        !self.ended && self.bytes.len() < MAX_KEPT
+    }
+
+    /// Sends preface and bytes, and waits until the other agent has reached the target. `limit` bounds
+    /// the silence. What could not be sent yet is in hand then.
+    pub(super) async fn reach(
+        &mut self,
+        client: &TcpStream,
+        preface: &[u8],
+        outlet: &mut Outlet,
+        inlet: &mut Inlet,
+        limit: Duration,
+    ) -> Result<InHand, Failed> {
+        self.take(client).map_err(Failed::Client)?;
+        let mut first = Vec::with_capacity(preface.len() + self.bytes.len());
+        first.extend_from_slice(preface);
+        first.extend_from_slice(&self.bytes);
+        let reached = self.exchange(client, first, outlet, inlet);
+        timeout(limit, reached).await.unwrap_or(Err(Failed::TimedOut(limit)))
+    }
+
+    async fn exchange(
+        &mut self,
+        client: &TcpStream,
+        mut unsent: Vec<u8>,
+        outlet: &mut Outlet,
+        inlet: &mut Inlet,
+    ) -> Result<InHand, Failed> {
+        let mut sent = 0;
+        let answered = async {
+            let mut answer = [0];
+            inlet.recv.read_exact(&mut answer).await.map(|()| answer[0])
+        };
+        tokio::pin!(answered);
+        let answer = loop {
+            tokio::select! {
+                biased;
+                answered = &mut answered => break answered.map_err(refusal)?,
+                written = outlet.send.write(&unsent[sent..]), if sent < unsent.len() => {
+                    // A stop says less than the reset that comes with it: wait for that.
+                    match written {
+                        Ok(count) => sent += count,
+                        Err(_) => unsent.truncate(sent),
+                    }
+                }
+                ready = client.readable(), if self.takes_more() => {
+                    let known = self.bytes.len();
+                    ready.and_then(|()| self.take(client)).map_err(Failed::Client)?;
+                    unsent.extend_from_slice(&self.bytes[known..]);
+                }
+            }
+        };
+        if answer != CONNECTED {
+            return Err(Failed::Refused(Code::Malformed));
+        }
+        let for_stream = Bytes::from(unsent).slice(sent..);
+        Ok(InHand { for_stream, socket_ended: self.ended, for_socket: Bytes::new() })
+    }
+
+    /// Bytes that the client sent so far.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Lets go of the bytes: no other attempt will need them.
+    pub(super) fn forget(&mut self) {
+        self.bytes = Vec::new();
+    }
+
+    /// The client's bytes, for a target that is reached without another agent.
+    pub(super) fn into_bytes(self) -> (Vec<u8>, bool) {
+        (self.bytes, self.ended)
+    }
+}
+
+fn refusal(error: ReadExactError) -> Failed {
+    match error {
+        ReadExactError::FinishedEarly(_) => Failed::Refused(Code::Malformed),
+        ReadExactError::ReadError(error) => match Broken::from(error) {
+            Broken::Peer(code) => Failed::Refused(code),
+            other => Failed::Tunnel(other.to_string()),
+        },
+    }
+}
+
+/// The code for a connect that failed.
+pub(super) fn code_of(error: &io::Error) -> Code {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Code::Refused,
+        _ => Code::Unreachable,
+    }
+}
+
+const _: () = assert!(VarInt::MAX.into_inner() > u8::MAX as u64, "every code is a valid QUIC error code");

@@ -1,0 +1,118 @@
+//! What the proxy counts.
+
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+use super::splice::Carried;
+use crate::wire::Code;
+
+/// Seconds of a connect: from a loopback to a relayed path that lost packets.
+const CONNECT_BUCKETS: [f64; 12] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+
+/// Metrics of all flows.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    connections: IntCounterVec,
+    open: IntGaugeVec,
+    bytes: IntCounterVec,
+    pub(super) connect_seconds: Histogram,
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// Both directions came to their end.
+    Complete,
+    /// A side reset it, or the tunnel was lost.
+    Reset,
+    /// The client left before the endpoint answered.
+    Client,
+    /// No endpoint was known.
+    NoEndpoint,
+    /// Too many are open.
+    Busy,
+    /// It was refused at the far end, or by all endpoints tried.
+    Refused(Code),
+}
+
+impl Ended {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Reset => "reset",
+            Self::Client => "client_left",
+            Self::NoEndpoint => "no_endpoint",
+            Self::Busy => "busy",
+            Self::Refused(code) => code.as_str(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Registers them.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(metric.clone())).map(|()| metric)
+        };
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            let metric = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(metric.clone())).map(|()| metric)
+        };
+        let connect = HistogramOpts::new(
+            "edgeloom_mesh_connect_seconds",
+            "Time from a client's connect to the endpoint's answer, fail-over included.",
+        );
+        let connect_seconds = Histogram::with_opts(connect.buckets(CONNECT_BUCKETS.to_vec()))?;
+        registry.register(Box::new(connect_seconds.clone()))?;
+        Ok(Self {
+            connections: counters(
+                "edgeloom_mesh_connections_total",
+                "TCP connections that ended, by direction (outgoing: of clients here) and how they ended.",
+                &["direction", "result"],
+            )?,
+            open: gauges("edgeloom_mesh_connections", "TCP connections that are open.", &["direction"])?,
+            bytes: counters(
+                "edgeloom_mesh_bytes_total",
+                "Bytes of TCP connections sent to and received from other nodes' agents.",
+                &["direction"],
+            )?,
+            connect_seconds,
+        })
+    }
+
+    /// Counts a connection that ended.
+    pub(super) fn connections(&self, direction: &str, ended: Ended) {
+        self.connections.with_label_values(&[direction, ended.as_str()]).inc();
+    }
+
+    /// Counts a connection as open until the guard is dropped.
+    pub(super) fn open(&self, direction: &str) -> OpenGuard {
+        OpenGuard::new(self.open.with_label_values(&[direction]))
+    }
+
+    /// Counters of bytes.
+    pub(super) fn carried(&self) -> Carried {
+        let bytes = |direction: &str| -> IntCounter { self.bytes.with_label_values(&[direction]) };
+        Carried { sent: bytes("sent"), received: bytes("received") }
+    }
+}
+
+/// Keeps a gauge one higher while it lives.
+#[derive(Debug)]
+pub(crate) struct OpenGuard(IntGauge);
+
+impl OpenGuard {
+    pub(crate) fn new(gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for OpenGuard {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

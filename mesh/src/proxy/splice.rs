@@ -1,0 +1,189 @@
+//! Bytes between a TCP connection and a stream, both ways, until both have ended.
+//!
+//! FIN becomes the stream's finish and the other way round, each direction by itself. A reset on either
+//! side resets everything. Nothing is buffered here beyond one read: a reader that stops fills the
+//! stream's window, then the sockets' buffers, then stops the writer.
+
+use std::io;
+
+use bytes::{Bytes, BytesMut};
+use prometheus::IntCounter;
+use quinn::{ReadError, WriteError};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+use super::ends::{Inlet, Outlet, Socket};
+use crate::wire::Code;
+
+/// First read of an idle connection; doubled while reads fill it.
+const SMALL_READ: usize = 4 << 10;
+/// Largest read: a few of the largest segments that the kernel hands over at once (64 KiB).
+const LARGE_READ: usize = 256 << 10;
+/// Chunks taken from a stream for one write: each is a packet's worth, so about 45 KiB.
+const CHUNKS: usize = 32;
+
+/// Counters of the bytes carried.
+#[derive(Clone, Debug)]
+pub(super) struct Carried {
+    pub(super) sent: IntCounter,
+    pub(super) received: IntCounter,
+}
+
+/// What is in hand when the copying begins.
+#[derive(Default)]
+pub(super) struct InHand {
+    /// Read from the socket, not yet sent to the stream.
+    pub(super) for_stream: Bytes,
+    /// Nothing more comes from the socket.
+    pub(super) socket_ended: bool,
+    /// Read from the stream, not yet written to the socket.
+    pub(super) for_socket: Bytes,
+}
+
+/// Why a flow broke off.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    /// The TCP connection failed, mostly by a reset.
+    #[error("the connection on this side: {0}")]
+    Socket(#[from] io::Error),
+    /// The other agent reset or stopped the stream.
+    #[error("the other side: {}", .0.as_str())]
+    Peer(Code),
+    /// The connection between the agents was lost.
+    #[error("the tunnel: {0}")]
+    Tunnel(String),
+}
+
+impl From<ReadError> for Broken {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Reset(code) => Self::Peer(Code::from_number(code.into_inner())),
+            other => Self::Tunnel(other.to_string()),
+        }
+    }
+}
+
+impl From<WriteError> for Broken {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Stopped(code) => Self::Peer(Code::from_number(code.into_inner())),
+            other => Self::Tunnel(other.to_string()),
+        }
+    }
+}
+
+/// Carries bytes until both directions have ended. On an error both ends are reset as they are dropped.
+pub(super) async fn splice(
+    mut socket: Socket,
+    mut outlet: Outlet,
+    mut inlet: Inlet,
+    hand: InHand,
+    carried: &Carried,
+) -> Result<(), Broken> {
+    outlet.because(Code::Reset);
+    inlet.because(Code::Reset);
+    let InHand { for_stream, socket_ended, for_socket } = hand;
+    let up = up(&socket, &mut outlet, for_stream, socket_ended, &carried.sent);
+    let down = down(&socket, &mut inlet, for_socket, &carried.received);
+    tokio::try_join!(up, down)?;
+    socket.complete();
+    Ok(())
+}
+
+/// Socket to stream.
+async fn up(
+    socket: &Socket,
+    outlet: &mut Outlet,
+    first: Bytes,
+    ended: bool,
+    sent: &IntCounter,
+) -> Result<(), Broken> {
+    if !first.is_empty() {
+        outlet.send.write_chunk(first).await?;
+    }
+    if !ended {
+        copy_up(socket.tcp(), outlet, sent).await?;
+    }
+    outlet.finish();
+    Ok(())
+}
+
+async fn copy_up(tcp: &TcpStream, outlet: &mut Outlet, sent: &IntCounter) -> Result<(), Broken> {
+    let stopped = outlet.send.stopped();
+    tokio::pin!(stopped);
+    let (mut buffer, mut size) = (BytesMut::new(), SMALL_READ);
+    loop {
+        if buffer.capacity() - buffer.len() < size / 2 {
+            buffer.reserve(size);
+        }
+        match tcp.try_read_buf(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(read) => {
+                if read >= size / 2 {
+                    size = (size * 2).min(LARGE_READ);
+                }
+                sent.inc_by(read as u64);
+                outlet.send.write_chunk(buffer.split().freeze()).await?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // Nothing is held for a connection that is idle.
+                (buffer, size) = (BytesMut::new(), SMALL_READ.max(size / 2));
+                tokio::select! {
+                    ready = tcp.readable() => ready?,
+                    // The other side wants no more: without this, a reset there would go unseen while
+                    // the client is silent.
+                    why = &mut stopped => return Err(match why {
+                        Ok(Some(code)) => Broken::Peer(Code::from_number(code.into_inner())),
+                        Ok(None) => Broken::Peer(Code::Reset),
+                        Err(error) => Broken::Tunnel(error.to_string()),
+                    }),
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Stream to socket.
+async fn down(socket: &Socket, inlet: &mut Inlet, first: Bytes, received: &IntCounter) -> Result<(), Broken> {
+    received.inc_by(first.len() as u64);
+    write_all(socket.tcp(), &mut [first]).await?;
+    loop {
+        let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
+        let Some(count) = inlet.recv.read_chunks(&mut chunks).await? else { break };
+        received.inc_by(chunks[..count].iter().map(|chunk| chunk.len() as u64).sum());
+        write_all(socket.tcp(), &mut chunks[..count]).await?;
+    }
+    Ok(socket.finish()?)
+}
+
+/// Writes all chunks, as many at a time as the socket takes.
+async fn write_all(tcp: &TcpStream, mut chunks: &mut [Bytes]) -> io::Result<()> {
+    loop {
+        while chunks.first().is_some_and(Bytes::is_empty) {
+            chunks = &mut chunks[1..];
+        }
+        if chunks.is_empty() {
+            return Ok(());
+        }
+        let mut slices = [io::IoSlice::new(&[]); CHUNKS];
+        for (slice, chunk) in slices.iter_mut().zip(chunks.iter()) {
+            *slice = io::IoSlice::new(chunk);
+        }
+        match tcp.try_write_vectored(&slices[..chunks.len().min(CHUNKS)]) {
+            Ok(written) => advance(chunks, written),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                tcp.ready(Interest::WRITABLE).await?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn advance(chunks: &mut [Bytes], mut written: usize) {
+    for chunk in chunks {
+        let taken = written.min(chunk.len());
+        drop(chunk.split_to(taken));
+        written -= taken;
+    }
+}
