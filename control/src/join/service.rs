@@ -1,0 +1,254 @@
+//! The conversation with one joiner.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use edgeloom_api::credential::{Claims, Role};
+use edgeloom_api::join::{
+    Contact, FromJoiner, FromServer, JoinRefused, JoinRequest, JoinResponse, Offer, RefusalReason, VERSION,
+};
+use edgeloom_api::message::MessageError;
+use edgeloom_model::NodeName;
+use edgeloom_tunnel::frames::{self, FrameError};
+use edgeloom_tunnel::identity::{AuthorityError, Joiner, random};
+use edgeloom_tunnel::{PeerId, Stream};
+use prometheus::{IntCounterVec, Registry};
+use tokio::sync::Semaphore;
+
+use super::authority::ClusterCa;
+use super::nodes::{NodeRefusal, Nodes};
+use super::overlap;
+use super::tokens::{TokenRefusal, Tokens};
+
+/// Largest message of a joiner: a few names and the routes of a host.
+const MAX_REQUEST: usize = 256 << 10;
+/// How long a joiner may take over its part.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Joiners served at a time; others are told to come again.
+const AT_A_TIME: usize = 64;
+/// How far a credential reaches back, for hosts whose clock is behind.
+const BACKDATE: Duration = Duration::from_secs(300);
+
+/// What the service needs to know.
+pub struct JoinConfig {
+    /// The cluster's CA.
+    pub ca: Arc<ClusterCa>,
+    /// Where this control is reached.
+    pub control: Contact,
+    /// The relays that nodes register with.
+    pub relays: Vec<Contact>,
+    /// Life of a credential.
+    pub credential: Duration,
+    /// How long after its end a credential can be renewed.
+    pub grace: Duration,
+    /// Ranges of Services, which no route of a host may overlap.
+    pub service_cidrs: Vec<ipnet::IpNet>,
+}
+
+/// Admits nodes.
+#[derive(Clone)]
+pub struct JoinService {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: JoinConfig,
+    nodes: Nodes,
+    tokens: Tokens,
+    room: Semaphore,
+    joined: IntCounterVec,
+}
+
+/// Why a conversation ended without a node.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Write(#[from] std::io::Error),
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    #[error("{0} where a request was due")]
+    OutOfTurn(&'static str),
+    #[error("the joiner took longer than {} s", PATIENCE.as_secs())]
+    Slow,
+}
+
+/// Why a joiner is refused, as it is told.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error(transparent)]
+    Token(#[from] TokenRefusal),
+    #[error(transparent)]
+    Node(#[from] NodeRefusal),
+    #[error("{0}")]
+    Name(String),
+    #[error(
+        "the cluster's range {range} overlaps this host's route {route}: change the route, or the \
+         cluster's pod and Service ranges"
+    )]
+    Overlap { range: ipnet::IpNet, route: ipnet::IpNet },
+    #[error("the control cannot sign a credential: {0}")]
+    Sign(#[from] AuthorityError),
+}
+
+impl Refused {
+    fn reason(&self) -> RefusalReason {
+        match self {
+            Self::Token(refusal) => refusal.reason(),
+            Self::Node(refusal) => refusal.reason(),
+            Self::Name(_) => RefusalReason::NodeName,
+            Self::Overlap { .. } => RefusalReason::Overlap,
+            Self::Sign(_) => RefusalReason::Unavailable,
+        }
+    }
+}
+
+impl JoinService {
+    /// A service on these tokens and nodes.
+    pub fn new(
+        client: kube::Client,
+        config: JoinConfig,
+        tokens: Tokens,
+        registry: &Registry,
+    ) -> Result<Self, prometheus::Error> {
+        let joined = IntCounterVec::new(
+            prometheus::Opts::new(
+                "edgeloom_control_joins_total",
+                "Hosts that asked to join or to renew a credential, by result (admitted, or the reason of the refusal).",
+            ),
+            &["result"],
+        )?;
+        registry.register(Box::new(joined.clone()))?;
+        let room = Semaphore::new(AT_A_TIME);
+        Ok(Self { inner: Arc::new(Inner { config, nodes: Nodes::new(client), tokens, room, joined }) })
+    }
+
+    /// Serves one `join/1` stream to its end.
+    pub async fn serve(&self, from: Joiner, stream: Stream) {
+        let Ok(_permit) = self.inner.room.try_acquire() else {
+            return tracing::warn!(peer = %from.peer, "too many joiners at a time");
+        };
+        if let Err(error) = self.inner.converse(&from, stream).await {
+            tracing::info!(peer = %from.peer, %error, "a joiner broke off");
+            self.inner.joined.with_label_values(&["broken"]).inc();
+        }
+    }
+}
+
+impl Inner {
+    async fn converse(&self, from: &Joiner, mut stream: Stream) -> Result<(), Failed> {
+        match self.next(&mut stream).await? {
+            FromJoiner::Ask(_) => {}
+            _ => return Err(Failed::OutOfTurn("something else")),
+        }
+        let authorities = vec![Bytes::copy_from_slice(self.config.ca.authority.certificate())];
+        let offer = Offer { version: VERSION, cluster: self.config.ca.cluster.clone(), authorities };
+        send(&mut stream, offer.into()).await?;
+        let FromJoiner::JoinRequest(request) = self.next(&mut stream).await? else {
+            return Err(Failed::OutOfTurn("something else"));
+        };
+        let answer = match self.admit(from, &request).await {
+            Ok(response) => {
+                tracing::info!(node = request.node, peer = %from.peer, "admitted");
+                self.joined.with_label_values(&["admitted"]).inc();
+                response.into()
+            }
+            Err(refused) => {
+                tracing::info!(node = request.node, peer = %from.peer, %refused, "refused");
+                let reason = refused.reason();
+                self.joined.with_label_values(&[&label(reason)]).inc();
+                JoinRefused { reason, message: refused.to_string() }.into()
+            }
+        };
+        send(&mut stream, answer).await?;
+        // An error here means that the joiner has closed already: it has read what it came for.
+        let _ = stream.send.finish();
+        let _ = tokio::time::timeout(PATIENCE, stream.send.stopped()).await;
+        Ok(())
+    }
+
+    async fn next(&self, stream: &mut Stream) -> Result<FromJoiner, Failed> {
+        let read = tokio::time::timeout(PATIENCE, frames::read(&mut stream.recv, MAX_REQUEST)).await;
+        let bytes = read.map_err(|_| Failed::Slow)??.ok_or(Failed::OutOfTurn("the end"))?;
+        Ok(FromJoiner::decode(&bytes)?)
+    }
+
+    async fn admit(&self, from: &Joiner, request: &JoinRequest) -> Result<JoinResponse, Refused> {
+        let node = NodeName::new(request.node.as_str()).map_err(|error| Refused::Name(error.to_string()))?;
+        if let Some((range, route)) = overlap::first(&self.config.service_cidrs, &request.routes) {
+            return Err(Refused::Overlap { range, route });
+        }
+        if let Some(holder) =
+            from.holder.as_ref().filter(|holder| request.secret.is_empty() && holder.node == node)
+        {
+            self.nodes.check(&node, &from.peer).await?;
+            return self.welcome(from, request, &node, holder.site.as_str()).await;
+        }
+        self.nodes.check(&node, &from.peer).await?;
+        let token = self.tokens.take(&request.secret, &node).await?;
+        let welcomed = self.welcome(from, request, &node, &token.site).await;
+        if welcomed.is_err()
+            && let Err(error) = self.tokens.give_back(&token.id).await
+        {
+            tracing::warn!(token = token.id, %error, "a use of a token was lost");
+        }
+        welcomed
+    }
+
+    async fn welcome(
+        &self,
+        from: &Joiner,
+        request: &JoinRequest,
+        node: &NodeName,
+        site: &str,
+    ) -> Result<JoinResponse, Refused> {
+        let made = self.nodes.make(node, &from.peer, site, request).await?;
+        if let Some((range, route)) = overlap::first(&made.pod_cidrs, &request.routes)
+            && !request.secret.is_empty()
+        {
+            self.nodes.unmake(node).await.map_err(NodeRefusal::from)?;
+            return Err(Refused::Overlap { range, route });
+        }
+        let claims = self.claims(node, &made.uid, &from.peer, site)?;
+        let credential = self.config.ca.authority.sign(&claims)?;
+        Ok(JoinResponse {
+            credential: credential.encode().into(),
+            node_uid: made.uid,
+            pod_cidrs: made.pod_cidrs,
+            control: self.config.control.clone(),
+            relays: self.config.relays.clone(),
+        })
+    }
+
+    fn claims(
+        &self,
+        node: &NodeName,
+        uid: &str,
+        peer: &PeerId,
+        site: &str,
+    ) -> Result<Claims, AuthorityError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(Claims {
+            cluster: self.config.ca.cluster.clone(),
+            node: node.to_string(),
+            node_uid: uid.to_owned(),
+            peer: peer.to_bytes().into(),
+            site: site.to_owned(),
+            roles: [Role::Edge].into_iter().collect(),
+            not_before: now.saturating_sub(BACKDATE).as_secs(),
+            expires: (now + self.config.credential).as_secs(),
+            serial: u64::from_be_bytes(random()?),
+        })
+    }
+}
+
+async fn send(stream: &mut Stream, message: FromServer) -> Result<(), Failed> {
+    Ok(frames::write(&mut stream.send, &message.encode()?).await?)
+}
+
+/// The reason as a metric's label.
+fn label(reason: RefusalReason) -> String {
+    serde_json::to_value(reason).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}

@@ -1,0 +1,248 @@
+//! The control as the kubelet of every edge node.
+//!
+//! An API server knows of a node's kubelet only an address and a port, so each node gets a port of the
+//! control: [`Kubelets`] watches the EdgeNodes, opens and closes ports, and writes them into the Nodes'
+//! status. A request that comes in is authenticated and authorised as a kubelet does it, then passed on
+//! over the overlay; the node's own answer comes back untouched, upgrades included.
+
+mod certificate;
+mod ports;
+mod rights;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use edgeloom_api::v1alpha1::{EdgeNode, Role};
+use edgeloom_tunnel::PeerId;
+use futures::TryStreamExt;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use k8s_openapi::api::core::v1::Node;
+use kube::ResourceExt;
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use rustls::pki_types::CertificateDer;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use certificate::{CertificateError, obtain};
+
+use crate::access::{Authenticator, Authorizer};
+use crate::forward::Forwarder;
+use crate::https::{self, Body, Handler, text};
+
+/// The kubelet ports, and what they need.
+pub struct Kubelets {
+    /// The cluster.
+    pub client: kube::Client,
+    /// Where the ports are opened.
+    pub listen: IpAddr,
+    /// The addresses written into the Nodes, the first of each family.
+    pub addresses: Vec<IpAddr>,
+    /// The certificate to serve with, replaced when it is renewed.
+    pub tls: Arc<ArcSwap<rustls::ServerConfig>>,
+    /// Who calls.
+    pub authenticator: Authenticator,
+    /// Whether they may.
+    pub authorizer: Authorizer,
+    /// The way to the nodes.
+    pub forwarder: Forwarder,
+    /// Owner of every connection's task.
+    pub tasks: TaskTracker,
+    /// Ends it all.
+    pub stop: CancellationToken,
+}
+
+/// One node's open port.
+struct Open {
+    port: u16,
+    peer: PeerId,
+    stop: CancellationToken,
+}
+
+impl Kubelets {
+    /// Keeps one port open for each edge node until stopped.
+    pub async fn run(self) {
+        let nodes: Api<EdgeNode> = Api::all(self.client.clone());
+        let changes = watcher(nodes, watcher::Config::default()).default_backoff();
+        let mut changes = std::pin::pin!(changes);
+        let mut state = State::default();
+        loop {
+            let change = tokio::select! {
+                change = changes.try_next() => change,
+                () = self.stop.cancelled() => return,
+            };
+            match change {
+                Ok(Some(event)) => self.apply(&mut state, event).await,
+                Ok(None) => return,
+                Err(error) => tracing::warn!(%error, "watching the EdgeNodes; trying again"),
+            }
+        }
+    }
+
+    async fn apply(&self, state: &mut State, event: watcher::Event<EdgeNode>) {
+        match event {
+            watcher::Event::Init => state.listed.clear(),
+            watcher::Event::InitApply(node) | watcher::Event::Apply(node) => {
+                state.listed.push(node.name_any());
+                self.ensure(state, &node).await;
+            }
+            watcher::Event::InitDone => {
+                let listed = std::mem::take(&mut state.listed);
+                let gone: Vec<String> =
+                    state.open.keys().filter(|name| !listed.contains(name)).cloned().collect();
+                gone.iter().for_each(|name| state.close(name));
+            }
+            watcher::Event::Delete(node) => state.close(&node.name_any()),
+        }
+    }
+
+    async fn ensure(&self, state: &mut State, node: &EdgeNode) {
+        let name = node.name_any();
+        let Ok(peer) = node.spec.peer_id.parse::<PeerId>() else {
+            return tracing::warn!(node = name, "its EdgeNode has no valid spec.peerId; no kubelet port");
+        };
+        if node.spec.revoked || !node.spec.roles.contains(&Role::Edge) {
+            return state.close(&name);
+        }
+        if state.open.get(&name).is_some_and(|open| open.peer == peer) {
+            return;
+        }
+        state.close(&name);
+        match self.open(state, &name, peer).await {
+            Ok(open) => {
+                self.publish(&name, open.port).await;
+                state.open.insert(name, open);
+            }
+            Err(error) => tracing::error!(node = name, %error, "no kubelet port: logs and exec will fail"),
+        }
+    }
+
+    async fn open(&self, state: &mut State, name: &str, peer: PeerId) -> anyhow::Result<Open> {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let mut recorded = nodes.get_opt(name).await.ok().flatten().and_then(|node| kubelet_port(&node));
+        loop {
+            let port = state.ports.assign(name, recorded.take())?;
+            match bind(self.listen, port).await {
+                Ok(listener) => {
+                    let stop = self.stop.child_token();
+                    let handler = NodePort { node: name.into(), peer, shared: self.shared() };
+                    let serving =
+                        https::serve(listener, self.tls.clone(), handler, self.tasks.clone(), stop.clone());
+                    self.tasks.spawn(serving);
+                    return Ok(Open { port, peer, stop });
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                    tracing::warn!(port, "taken by another program; using the next");
+                    state.ports.occupied(name);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Writes into the Node where its kubelet is to be found.
+    async fn publish(&self, name: &str, port: u16) {
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let mut addresses: Vec<serde_json::Value> = self
+            .addresses
+            .iter()
+            .map(|address| serde_json::json!({ "type": "InternalIP", "address": address }))
+            .collect();
+        addresses.push(serde_json::json!({ "type": "Hostname", "address": name }));
+        let status = serde_json::json!({ "status": {
+            "addresses": addresses,
+            "daemonEndpoints": { "kubeletEndpoint": { "Port": port } },
+        }});
+        let parameters = PatchParams { field_manager: Some(crate::MANAGER.to_owned()), ..Default::default() };
+        match nodes.patch_status(name, &parameters, &Patch::Merge(status)).await {
+            Ok(_) => tracing::info!(node = name, port, "kubelet port open"),
+            Err(error) => {
+                tracing::error!(node = name, port, %error, "writing the port into the Node's status")
+            }
+        }
+    }
+
+    fn shared(&self) -> Arc<Shared> {
+        Arc::new(Shared {
+            authenticator: self.authenticator.clone(),
+            authorizer: self.authorizer.clone(),
+            forwarder: self.forwarder.clone(),
+        })
+    }
+}
+
+#[derive(Default)]
+struct State {
+    ports: ports::Ports,
+    open: BTreeMap<String, Open>,
+    /// Names seen since a list began; what is open and not among them at its end is gone.
+    listed: Vec<String>,
+}
+
+impl State {
+    fn close(&mut self, name: &str) {
+        if let Some(open) = self.open.remove(name) {
+            open.stop.cancel();
+            self.ports.release(name);
+            tracing::info!(node = name, port = open.port, "kubelet port closed");
+        }
+    }
+}
+
+struct Shared {
+    authenticator: Authenticator,
+    authorizer: Authorizer,
+    forwarder: Forwarder,
+}
+
+/// Answers on one node's port.
+#[derive(Clone)]
+struct NodePort {
+    node: Arc<str>,
+    peer: PeerId,
+    shared: Arc<Shared>,
+}
+
+impl Handler for NodePort {
+    async fn handle(
+        &self,
+        request: Request<Incoming>,
+        certificate: Option<CertificateDer<'static>>,
+    ) -> Response<Body> {
+        let wanted = rights::needed(&self.node, request.method(), request.uri().path());
+        let allowed = async {
+            let user = self.shared.authenticator.user(certificate.as_ref(), request.headers()).await?;
+            self.shared.authorizer.check(&user, wanted).await
+        };
+        if let Err(denied) = allowed.await {
+            return text(denied.status(), denied.to_string());
+        }
+        match self.shared.forwarder.send(&self.node, self.peer, request).await {
+            Ok(response) => response,
+            Err(error) => text(error.status(), error.to_string()),
+        }
+    }
+}
+
+fn kubelet_port(node: &Node) -> Option<u16> {
+    let endpoint = node.status.as_ref()?.daemon_endpoints.as_ref()?.kubelet_endpoint.as_ref()?;
+    u16::try_from(endpoint.port).ok().filter(|port| *port != 0)
+}
+
+/// Binds `address`, and IPv4 alone where the host has no IPv6.
+pub async fn bind(address: IpAddr, port: u16) -> std::io::Result<TcpListener> {
+    match TcpListener::bind(SocketAddr::from((address, port))).await {
+        Err(error)
+            if address.is_unspecified()
+                && address.is_ipv6()
+                && error.kind() != std::io::ErrorKind::AddrInUse =>
+        {
+            TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await
+        }
+        bound => bound,
+    }
+}
