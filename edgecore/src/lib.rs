@@ -2,3 +2,5 @@
 
 pub mod cri;
 pub mod edged;
+pub mod kubelet;
+pub mod volumes;

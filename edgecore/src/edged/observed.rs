@@ -98,7 +98,7 @@ pub struct Observed {
 impl Observed {
     /// Orders newest first.
     pub fn new(mut sandboxes: Vec<Sandbox>, mut containers: Vec<Instance>) -> Self {
-        sandboxes.sort_by(|a, b| b.created.cmp(&a.created));
+        sandboxes.sort_by_key(|sandbox| std::cmp::Reverse(sandbox.created));
         containers.sort_by(|a, b| b.created.cmp(&a.created).then(b.attempt.cmp(&a.attempt)));
         Self { sandboxes, containers }
     }

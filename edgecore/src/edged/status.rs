@@ -62,6 +62,17 @@ pub fn status(pod: &Pod, observed: &Observed, context: &Context<'_>) -> Value {
     Value::Object(status)
 }
 
+/// Whether the API's status lacks what was told: the phase, an address or a verdict of readiness was
+/// changed by somebody else, or never arrived.
+pub fn differs(theirs: &Value, ours: &Value) -> bool {
+    let verdict = |status: &Value, kind: &str| {
+        let all = status["conditions"].as_array().into_iter().flatten();
+        all.filter(|c| c["type"] == kind).find_map(|c| c["status"].as_str().map(str::to_owned))
+    };
+    ["phase", "podIP"].iter().any(|field| theirs[field] != ours[field])
+        || ["Ready", "ContainersReady"].iter().any(|kind| verdict(theirs, kind) != verdict(ours, kind))
+}
+
 /// A pod that has succeeded or failed stays so.
 fn keep_terminal<'a>(phase: &'a str, previous: &'a Value) -> &'a str {
     match previous["phase"].as_str() {

@@ -1,0 +1,353 @@
+//! Images: there, pulled, or why not, in kubelet's words.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use edgeloom_api::kind;
+use k8s_openapi::api::core::v1::Container;
+use serde_json::Value;
+use tokio::sync::Semaphore;
+
+use super::backoff::Backoff;
+use super::cluster::Cluster;
+use super::events::{Recorder, Subject};
+use super::objects::{self, Source};
+use super::plan::Waiting;
+use super::pod::Pod;
+use crate::cri::proto::{AuthConfig, Image, ImageRequest, ImageSpec, PodSandboxConfig, PullImageRequest};
+use crate::cri::{Cri, CriError};
+
+/// One slow registry must not hold up every pod, and many pulls at once must not fill a small uplink.
+const CONCURRENT_PULLS: usize = 3;
+
+/// When an image is pulled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Policy {
+    Always,
+    IfNotPresent,
+    Never,
+}
+
+/// Fetches images, with a back-off for each pod and image.
+pub struct Images {
+    cri: Cri,
+    cluster: Arc<dyn Cluster>,
+    recorder: Arc<Recorder>,
+    pulls: Semaphore,
+    failures: Mutex<Failures>,
+}
+
+#[derive(Default)]
+struct Failures {
+    backoff: Backoff,
+    last: HashMap<String, (SystemTime, String)>,
+}
+
+/// Why an image is not there, and when to look again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Missing {
+    /// For the container's status.
+    pub waiting: Waiting,
+    /// When to try again.
+    pub again: Option<Duration>,
+}
+
+impl Images {
+    /// Images of the runtime behind `cri`.
+    pub fn new(cri: Cri, cluster: Arc<dyn Cluster>, recorder: Arc<Recorder>) -> Self {
+        Self { cri, cluster, recorder, pulls: Semaphore::new(CONCURRENT_PULLS), failures: Mutex::default() }
+    }
+
+    /// The image of a container, pulled if its policy asks for that.
+    pub async fn ensure(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        sandbox: &PodSandboxConfig,
+    ) -> Result<Image, Missing> {
+        let name = container.image.clone().unwrap_or_default();
+        let subject = || Subject::container(pod, &container.name);
+        let present = match self.present(&name).await {
+            Ok(present) => present,
+            Err(error) => return Err(self.inspect_failed(pod, container, &name, &error).await),
+        };
+        match (policy(container), present) {
+            (Policy::Never, None) => {
+                let message = format!("Container image {name:?} is not present with pull policy of Never");
+                self.recorder.warning(subject(), "ErrImageNeverPull", message.clone()).await;
+                Err(missing("ErrImageNeverPull", message, None))
+            }
+            (Policy::Never | Policy::IfNotPresent, Some(image)) => {
+                let message = format!("Container image {name:?} already present on machine");
+                self.recorder.normal(subject(), "Pulled", message).await;
+                Ok(image)
+            }
+            (Policy::Always | Policy::IfNotPresent, present) => {
+                self.pull(pod, container, &name, present, sandbox).await
+            }
+        }
+    }
+
+    /// The image, if the runtime has it.
+    pub async fn present(&self, name: &str) -> Result<Option<Image>, CriError> {
+        Ok(self.cri.image_status(ImageRequest { image: Some(spec(name)) }).await?.image)
+    }
+
+    async fn inspect_failed(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        name: &str,
+        error: &CriError,
+    ) -> Missing {
+        let subject = Subject::container(pod, &container.name);
+        let text = error.message();
+        let (reason, message) = if text.contains("invalid reference") || text.contains("must be lowercase") {
+            let message = format!(
+                "Failed to apply default image tag {name:?}: couldn't parse image name {name:?}: {text}"
+            );
+            ("InvalidImageName", message)
+        } else {
+            ("ImageInspectError", format!("Failed to inspect image {name:?}: {text}"))
+        };
+        self.recorder
+            .warning(
+                subject,
+                if reason == "InvalidImageName" { "InspectFailed" } else { "Failed" },
+                message.clone(),
+            )
+            .await;
+        missing(reason, message, Some(super::backoff::INITIAL))
+    }
+
+    async fn pull(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        name: &str,
+        present: Option<Image>,
+        sandbox: &PodSandboxConfig,
+    ) -> Result<Image, Missing> {
+        let subject = || Subject::container(pod, &container.name);
+        let key = format!("{}/{name}", pod.id.uid);
+        if let Some(missing) = self.backing_off(&key, name) {
+            self.recorder.normal(subject(), "BackOff", format!("Back-off pulling image {name:?}")).await;
+            return Err(missing);
+        }
+        self.recorder.normal(subject(), "Pulling", format!("Pulling image {name:?}")).await;
+        let asked = Instant::now();
+        let _permit = self.pulls.acquire().await.expect("the semaphore is never closed");
+        let began = Instant::now();
+        match self.pull_with_credentials(pod, name, sandbox).await {
+            Ok(image) => {
+                self.failures().backoff.reset(&key);
+                let message = format!(
+                    "Successfully pulled image {name:?} in {:.3}s ({:.3}s including waiting). Image size: {} bytes.",
+                    began.elapsed().as_secs_f64(),
+                    asked.elapsed().as_secs_f64(),
+                    image.size
+                );
+                self.recorder.normal(subject(), "Pulled", message).await;
+                Ok(image)
+            }
+            Err(error) => {
+                let error = error.message();
+                if let Some(image) = present.filter(|_| !self.cluster.is_connected()) {
+                    // Policy Always without an uplink: the copy that ran before is better than none.
+                    let message = format!(
+                        "Image {name:?} could not be pulled while the cluster is away, the copy on the machine is used: {error}"
+                    );
+                    self.recorder.warning(subject(), "PulledStale", message).await;
+                    return Ok(image);
+                }
+                self.failed(&key, &error);
+                let message = format!("Failed to pull image {name:?}: {error}");
+                self.recorder.warning(subject(), "Failed", message.clone()).await;
+                self.recorder.warning(subject(), "Failed", "Error: ErrImagePull").await;
+                Err(missing("ErrImagePull", error, Some(Duration::from_secs(2))))
+            }
+        }
+    }
+
+    async fn pull_with_credentials(
+        &self,
+        pod: &Pod,
+        name: &str,
+        sandbox: &PodSandboxConfig,
+    ) -> Result<Image, CriError> {
+        let mut credentials = credentials(pod, name, self.cluster.as_ref());
+        let mut auth = credentials.pop();
+        loop {
+            let request = PullImageRequest {
+                image: Some(spec(name)),
+                auth: auth.take(),
+                sandbox_config: Some(sandbox.clone()),
+            };
+            match self.cri.pull_image(request).await {
+                Ok(answer) => {
+                    let image = self.present(&answer.image_ref).await?;
+                    return image.ok_or(CriError::Incomplete { method: "PullImage", what: "image" });
+                }
+                Err(error) => match credentials.pop() {
+                    Some(next) => auth = Some(next),
+                    None => return Err(error),
+                },
+            }
+        }
+    }
+
+    fn backing_off(&self, key: &str, name: &str) -> Option<Missing> {
+        let failures = self.failures();
+        let (at, error) = failures.last.get(key)?;
+        let (left, _) = failures.backoff.waiting(key, *at, SystemTime::now())?;
+        let message = format!("Back-off pulling image {name:?}: ErrImagePull: {error}");
+        Some(missing("ImagePullBackOff", message, Some(left)))
+    }
+
+    fn failed(&self, key: &str, error: &str) {
+        let now = SystemTime::now();
+        let mut failures = self.failures();
+        failures.backoff.next(key, now, now);
+        failures.last.insert(key.to_owned(), (now, error.to_owned()));
+    }
+
+    /// Forgets what concerns a pod that is gone.
+    pub fn forget(&self, uid: &str) {
+        let mut failures = self.failures();
+        let keys: Vec<String> = failures.last.keys().filter(|key| key.starts_with(uid)).cloned().collect();
+        for key in keys {
+            failures.last.remove(&key);
+            failures.backoff.reset(&key);
+        }
+    }
+
+    fn failures(&self) -> std::sync::MutexGuard<'_, Failures> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn missing(reason: &str, message: String, again: Option<Duration>) -> Missing {
+    Missing { waiting: Waiting { reason: reason.to_owned(), message }, again }
+}
+
+fn spec(name: &str) -> ImageSpec {
+    ImageSpec { image: name.to_owned(), annotations: HashMap::new() }
+}
+
+fn policy(container: &Container) -> Policy {
+    match container.image_pull_policy.as_deref() {
+        Some("Always") => Policy::Always,
+        Some("Never") => Policy::Never,
+        Some(_) => Policy::IfNotPresent,
+        None if is_latest(container.image.as_deref().unwrap_or_default()) => Policy::Always,
+        None => Policy::IfNotPresent,
+    }
+}
+
+/// Whether the reference means `latest`: by name, or by having neither tag nor digest.
+fn is_latest(image: &str) -> bool {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    !image.contains('@') && last.split_once(':').is_none_or(|(_, tag)| tag == "latest")
+}
+
+/// Registry of an image reference, as Docker reads it.
+fn registry(image: &str) -> &str {
+    match image.split_once('/') {
+        Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => first,
+        _ => "docker.io",
+    }
+}
+
+/// Credentials of the pod's pull secrets for the image's registry; the last one is tried first.
+fn credentials(pod: &Pod, image: &str, cluster: &dyn Cluster) -> Vec<AuthConfig> {
+    debug_assert_eq!(kind::SECRET.kind, "Secret");
+    let registry = registry(image);
+    let mut found = Vec::new();
+    for reference in pod.spec.image_pull_secrets.iter().flatten() {
+        let data = objects::data(cluster, Source::Secret, &pod.id.namespace, &reference.name, true);
+        let Ok(Some(data)) = data else { continue };
+        let Some(config) = data.get(".dockerconfigjson").or_else(|| data.get(".dockercfg")) else { continue };
+        let Ok(config) = serde_json::from_slice::<Value>(config) else { continue };
+        let all = config.get("auths").unwrap_or(&config).as_object().into_iter().flatten();
+        found.extend(
+            all.filter(|(server, _)| serves(server, registry)).map(|(server, entry)| auth(server, entry)),
+        );
+    }
+    found
+}
+
+fn serves(server: &str, registry: &str) -> bool {
+    let host = server.trim_start_matches("https://").trim_start_matches("http://");
+    let host = host.split('/').next().unwrap_or(host);
+    host == registry
+        || (registry == "docker.io" && matches!(host, "index.docker.io" | "registry-1.docker.io"))
+}
+
+fn auth(server: &str, entry: &Value) -> AuthConfig {
+    let text = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
+    let pair = STANDARD.decode(text("auth")).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let (user, password) = pair
+        .as_deref()
+        .and_then(|pair| pair.split_once(':'))
+        .map_or_else(|| (text("username"), text("password")), |(u, p)| (u.to_owned(), p.to_owned()));
+    AuthConfig {
+        username: user,
+        password,
+        server_address: server.to_owned(),
+        identity_token: text("identitytoken"),
+        ..AuthConfig::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::edged::pod::tests::pod;
+    use crate::edged::testing::Memory;
+    use serde_json::json;
+
+    #[test]
+    fn pull_policy_follows_the_tag() {
+        for (image, given, expected) in [
+            ("busybox", None, Policy::Always),
+            ("busybox:latest", None, Policy::Always),
+            ("busybox:1", None, Policy::IfNotPresent),
+            ("localhost:5000/busybox", None, Policy::Always),
+            ("busybox@sha256:00", None, Policy::IfNotPresent),
+            ("busybox", Some("Never"), Policy::Never),
+        ] {
+            let container = Container {
+                image: Some(image.into()),
+                image_pull_policy: given.map(str::to_owned),
+                ..Container::default()
+            };
+            assert_eq!(policy(&container), expected, "{image}");
+        }
+    }
+
+    #[test]
+    fn credentials_for_the_right_registry() {
+        let cluster = Memory::default();
+        let config = json!({"auths": {
+            "https://index.docker.io/v1/": {"auth": STANDARD.encode("u:p:q")},
+            "registry.example:5000": {"username": "a", "password": "b"}}});
+        cluster.put(
+            &kind::SECRET,
+            json!({
+            "metadata": {"namespace": "shop", "name": "pull"},
+            "data": {".dockerconfigjson": STANDARD.encode(config.to_string())}}),
+        );
+        let pod = pod(
+            json!({"containers": [{"name": "c"}], "imagePullSecrets": [{"name": "pull"}, {"name": "x"}]}),
+        );
+        let of = |image: &str| -> Vec<(String, String)> {
+            credentials(&pod, image, &cluster).into_iter().map(|c| (c.username, c.password)).collect()
+        };
+        assert_eq!(of("busybox:1"), [("u".to_owned(), "p:q".to_owned())]);
+        assert_eq!(of("registry.example:5000/x"), [("a".to_owned(), "b".to_owned())]);
+        assert!(of("ghcr.io/x").is_empty());
+    }
+}

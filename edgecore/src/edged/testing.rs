@@ -1,0 +1,114 @@
+//! A cluster in memory, for tests.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use edgeloom_api::kind::Kind;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::cluster::{Change, Changes, Cluster, ClusterError, Report};
+
+type Key = (&'static str, String, String);
+
+#[derive(Default)]
+pub(crate) struct Memory {
+    objects: Mutex<BTreeMap<Key, Arc<Value>>>,
+    followers: Mutex<Vec<mpsc::UnboundedSender<Change>>>,
+    pub(crate) reports: Mutex<Vec<Report>>,
+    pub(crate) offline: std::sync::atomic::AtomicBool,
+}
+
+impl Memory {
+    pub(crate) fn put(&self, kind: &'static Kind, object: Value) {
+        let field = |name: &str| object["metadata"][name].as_str().unwrap_or_default().to_owned();
+        let object = Arc::new(object.clone());
+        let key = (kind.kind, field("namespace"), field("name"));
+        self.objects.lock().unwrap().insert(key, Arc::clone(&object));
+        self.followers.lock().unwrap().retain(|f| f.send(Change::Put(Arc::clone(&object))).is_ok());
+    }
+}
+
+impl Memory {
+    /// The pod of this name.
+    pub(crate) fn list_one(&self, name: &str) -> Arc<Value> {
+        self.get(&edgeloom_api::kind::POD, "shop", name).unwrap().unwrap()
+    }
+
+    /// Removes every pod.
+    pub(crate) fn clear(&self) {
+        let mut objects = self.objects.lock().unwrap();
+        let pods: Vec<Key> = objects.keys().filter(|key| key.0 == "Pod").cloned().collect();
+        for key in pods {
+            objects.remove(&key);
+            let kind = &edgeloom_api::kind::POD;
+            let change = Change::Delete { kind, namespace: key.1, name: key.2 };
+            self.followers.lock().unwrap().retain(|f| f.send(change.clone()).is_ok());
+        }
+    }
+}
+
+struct Follower(mpsc::UnboundedReceiver<Change>);
+
+impl Changes for Follower {
+    fn next(&mut self) -> BoxFuture<'_, Change> {
+        async {
+            match self.0.recv().await {
+                Some(change) => change,
+                None => std::future::pending().await,
+            }
+        }
+        .boxed()
+    }
+}
+
+impl Cluster for Memory {
+    fn get(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Arc<Value>>, ClusterError> {
+        let key = (kind.kind, namespace.to_owned(), name.to_owned());
+        Ok(self.objects.lock().unwrap().get(&key).cloned())
+    }
+
+    fn list(&self, kind: &'static Kind) -> Result<Vec<Arc<Value>>, ClusterError> {
+        let objects = self.objects.lock().unwrap();
+        Ok(objects
+            .iter()
+            .filter(|(key, _)| key.0 == kind.kind)
+            .map(|(_, object)| Arc::clone(object))
+            .collect())
+    }
+
+    fn subscribe(&self, kinds: &[&'static Kind]) -> Box<dyn Changes> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        for object in kinds.iter().flat_map(|kind| self.list(kind).unwrap()) {
+            sender.send(Change::Put(object)).unwrap();
+        }
+        sender.send(Change::Synced).unwrap();
+        self.followers.lock().unwrap().push(sender);
+        Box::new(Follower(receiver))
+    }
+
+    fn report(&self, report: Report) -> BoxFuture<'_, Result<(), ClusterError>> {
+        self.reports.lock().unwrap().push(report);
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn request_token(&self, _: &str, _: &str, _: Value) -> BoxFuture<'_, Result<Value, ClusterError>> {
+        let answer = if self.is_connected() {
+            Ok(json!({"status": {"token": "token", "expirationTimestamp": "2100-01-01T00:00:00Z"}}))
+        } else {
+            Err(ClusterError("the control is not reached".into()))
+        };
+        std::future::ready(answer).boxed()
+    }
+
+    fn is_connected(&self) -> bool {
+        !self.offline.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}

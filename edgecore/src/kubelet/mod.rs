@@ -1,0 +1,2 @@
+//! kubelet endpoints.
+pub mod logs;
