@@ -23,6 +23,8 @@ pub(crate) enum Mechanism {
     Dns,
     /// The pods that serve.
     Server,
+    /// The CA that the node at the server's site trusts.
+    Authority,
 }
 
 impl Mechanism {
@@ -35,6 +37,7 @@ impl Mechanism {
         Self::ServerAgent,
         Self::Dns,
         Self::Server,
+        Self::Authority,
     ];
 
     /// For the list.
@@ -47,6 +50,7 @@ impl Mechanism {
             Self::ServerAgent => "server's agent",
             Self::Dns => "DNS",
             Self::Server => "server",
+            Self::Authority => "CA",
         }
     }
 
@@ -60,6 +64,7 @@ impl Mechanism {
             Self::ServerAgent => "the agent at site B is stopped",
             Self::Dns => "packets to the DNS server at site A are dropped",
             Self::Server => "the pods of the Service are frozen",
+            Self::Authority => "the node at site B trusts another CA",
         }
     }
 
@@ -73,6 +78,7 @@ impl Mechanism {
             Self::ServerAgent => world.freeze("edge-b", "edgecore"),
             Self::Dns => world.drop_dns("edge-a"),
             Self::Server => world.freeze_pods("edge-b", "responder"),
+            Self::Authority => world.exchange_authority("edge-b"),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The promises, in the order in which they are run: those that disturb most come last.
 
-use crate::mechanism::Mechanism::{ClientAgent, Dns, Punching, Relay, Server, ServerAgent, SkLookup};
+use crate::mechanism::Mechanism::{
+    Authority, ClientAgent, Dns, Punching, Relay, Server, ServerAgent, SkLookup,
+};
 use crate::promise::Need::{Capture, Root, System};
 use crate::promise::Promise;
 use crate::scenarios::{across_sites, bad_input, datapath, lab, offline, operators};
@@ -32,7 +34,7 @@ const MAIN: &[Promise] = &[
         name: "cross-site-call",
         sentence: "a pod at one site calls a Service by name whose pods run at another, over HTTP, TCP and UDP",
         needs: &[System],
-        rests_on: &[SkLookup, ClientAgent, ServerAgent, Dns, Server],
+        rests_on: &[SkLookup, ClientAgent, ServerAgent, Dns, Server, Authority],
         scenario: across_sites::call,
     },
     Promise {

@@ -16,6 +16,8 @@ use crate::mechanism::{Mechanism, signal};
 const LAB: &str = "scenarios";
 /// Directory of labs.
 const ROOT: &str = "/var/lib/edgeloom-lab";
+/// What a node keeps of its cluster, its CA among it.
+const MEMBERSHIP: &str = "/var/lib/edgeloom/edgecore/membership.json";
 /// What bring-up may take when everything is built.
 const BRING_UP: Duration = Duration::from_secs(300);
 /// What one call of kubectl or curl may take.
@@ -333,6 +335,24 @@ impl World {
         Ok(())
     }
 
+    /// Lets a host trust another CA than its cluster's until the scenario is over.
+    pub(crate) fn exchange_authority(&mut self, host: &str) -> Result<()> {
+        let path = self.host(host)?.path(MEMBERSHIP)?;
+        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let mut membership: serde_json::Value = serde_json::from_str(&text)?;
+        membership["authorities"] = serde_json::json!([hex::encode(another_authority()?)]);
+        self.replace_membership(host, &membership.to_string())?;
+        let host = host.to_owned();
+        self.undo.push(Box::new(move |world| world.replace_membership(&host, &text)));
+        Ok(())
+    }
+
+    fn replace_membership(&mut self, host: &str, text: &str) -> Result<()> {
+        self.inject_for_good(&signal(host, "edgecore", Signal::SIGKILL))?;
+        std::fs::write(self.host(host)?.path(MEMBERSHIP)?, text)?;
+        self.start_edge(host)
+    }
+
     /// Mends what the scenario broke, last first, and waits until the call across sites works again.
     pub(crate) fn undo(&mut self) -> Result<()> {
         if self.undo.is_empty() {
@@ -356,6 +376,17 @@ impl World {
 
 fn json(arguments: &str, out: &str) -> Result<serde_json::Value> {
     serde_json::from_str(out).with_context(|| format!("meshctl {arguments} wrote no JSON: {out}"))
+}
+
+/// A CA certificate (DER) of the form that Edgeloom's own has, and nothing to do with it.
+fn another_authority() -> Result<Vec<u8>> {
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::OrganizationName, "Edgeloom");
+    params.distinguished_name.push(rcgen::DnType::CommonName, "edgeloom elsewhere");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+    params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::DigitalSignature];
+    Ok(params.self_signed(&key)?.der().to_vec())
 }
 
 /// A number that was not given before in this run, nor in the last seconds of another.
