@@ -6,10 +6,12 @@
 //! replica can serve any joiner.
 
 pub mod authority;
+mod issue;
 mod nodes;
 mod overlap;
 mod service;
 mod tokens;
 
-pub use service::{JoinConfig, JoinService};
+pub use issue::{Holder, Issuer};
+pub use service::{JoinConfig, JoinService, StartError};
 pub use tokens::{TokenStoreError, Tokens};

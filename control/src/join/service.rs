@@ -1,22 +1,23 @@
 //! The conversation with one joiner.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use edgeloom_api::credential::{Claims, Role};
+use edgeloom_api::credential::{Role, SignedCredential};
+use edgeloom_api::hub::Failure;
 use edgeloom_api::join::{
     Contact, FromJoiner, FromServer, JoinRefused, JoinRequest, JoinResponse, Offer, RefusalReason, VERSION,
 };
 use edgeloom_api::message::MessageError;
 use edgeloom_model::NodeName;
+use edgeloom_tunnel::Stream;
 use edgeloom_tunnel::frames::{self, FrameError};
-use edgeloom_tunnel::identity::{AuthorityError, Joiner, random};
-use edgeloom_tunnel::{PeerId, Stream};
+use edgeloom_tunnel::identity::{AuthorityError, Joiner, Trust, TrustError, Verified};
 use prometheus::{IntCounterVec, Registry};
 use tokio::sync::Semaphore;
 
-use super::authority::ClusterCa;
+use super::issue::{Holder, Issuer};
 use super::nodes::{NodeRefusal, Nodes};
 use super::overlap;
 use super::tokens::{TokenRefusal, Tokens};
@@ -27,21 +28,17 @@ const MAX_REQUEST: usize = 256 << 10;
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Joiners served at a time; others are told to come again.
 const AT_A_TIME: usize = 64;
-/// How far a credential reaches back, for hosts whose clock is behind.
-const BACKDATE: Duration = Duration::from_secs(300);
 
 /// What the service needs to know.
 pub struct JoinConfig {
-    /// The cluster's CA.
-    pub ca: Arc<ClusterCa>,
+    /// Signs credentials.
+    pub issuer: Issuer,
+    /// The control as a member of its own mesh.
+    pub own: Holder,
     /// Where this control is reached.
     pub control: Contact,
     /// The relays that nodes register with.
     pub relays: Vec<Contact>,
-    /// Life of a credential.
-    pub credential: Duration,
-    /// How long after its end a credential can be renewed.
-    pub grace: Duration,
     /// Ranges of Services, which no route of a host may overlap.
     pub service_cidrs: Vec<ipnet::IpNet>,
 }
@@ -56,8 +53,24 @@ struct Inner {
     config: JoinConfig,
     nodes: Nodes,
     tokens: Tokens,
+    trust: Trust,
+    own: Mutex<SignedCredential>,
     room: Semaphore,
     joined: IntCounterVec,
+}
+
+/// Why the service did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A metric stands already in the registry.
+    #[error("metrics of joining: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// The CA cannot be trusted.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// The CA cannot sign.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
 }
 
 /// Why a conversation ended without a node.
@@ -112,7 +125,7 @@ impl JoinService {
         config: JoinConfig,
         tokens: Tokens,
         registry: &Registry,
-    ) -> Result<Self, prometheus::Error> {
+    ) -> Result<Self, StartError> {
         let joined = IntCounterVec::new(
             prometheus::Opts::new(
                 "edgeloom_control_joins_total",
@@ -121,8 +134,53 @@ impl JoinService {
             &["result"],
         )?;
         registry.register(Box::new(joined.clone()))?;
-        let room = Semaphore::new(AT_A_TIME);
-        Ok(Self { inner: Arc::new(Inner { config, nodes: Nodes::new(client), tokens, room, joined }) })
+        let inner = Inner {
+            nodes: Nodes::new(client),
+            tokens,
+            trust: config.issuer.trust()?,
+            own: Mutex::new(config.issuer.issue(&config.own)?),
+            room: Semaphore::new(AT_A_TIME),
+            joined,
+            config,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// What every node of the cluster trusts.
+    pub fn trust(&self) -> Trust {
+        self.inner.trust.clone()
+    }
+
+    /// The control's own credential.
+    pub fn own_credential(&self) -> SignedCredential {
+        self.inner.own.lock().expect("no holder of this lock panics").clone()
+    }
+
+    /// A new credential for the control itself, where two thirds of the old one's life are over.
+    pub fn renew_own(&self) -> Result<Option<SignedCredential>, AuthorityError> {
+        let mut own = self.inner.own.lock().expect("no holder of this lock panics");
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        if now.as_secs() < own.claims().renew_at() {
+            return Ok(None);
+        }
+        *own = self.inner.config.issuer.issue(&self.inner.config.own)?;
+        Ok(Some(own.clone()))
+    }
+
+    /// A new credential for a node whose old one was just verified.
+    pub async fn renew(&self, node: &Verified) -> Result<Vec<u8>, Failure> {
+        let failure = |code, message: String| Failure { code, message };
+        let checked = self.inner.nodes.check(&node.node, &node.peer).await;
+        checked.map_err(|refusal| failure(403, refusal.to_string()))?;
+        let holder = Holder {
+            peer: node.peer,
+            node: node.node.to_string(),
+            uid: node.node_uid.clone(),
+            site: node.site.to_string(),
+            roles: vec![Role::Edge],
+        };
+        let signed = self.inner.config.issuer.issue(&holder);
+        signed.map(|signed| signed.encode()).map_err(|error| failure(500, error.to_string()))
     }
 
     /// Serves one `join/1` stream to its end.
@@ -143,8 +201,8 @@ impl Inner {
             FromJoiner::Ask(_) => {}
             _ => return Err(Failed::OutOfTurn("something else")),
         }
-        let authorities = vec![Bytes::copy_from_slice(self.config.ca.authority.certificate())];
-        let offer = Offer { version: VERSION, cluster: self.config.ca.cluster.clone(), authorities };
+        let authorities = vec![Bytes::copy_from_slice(self.config.issuer.ca().authority.certificate())];
+        let offer = Offer { version: VERSION, cluster: self.config.issuer.ca().cluster.clone(), authorities };
         send(&mut stream, offer.into()).await?;
         let FromJoiner::JoinRequest(request) = self.next(&mut stream).await? else {
             return Err(Failed::OutOfTurn("something else"));
@@ -211,35 +269,20 @@ impl Inner {
             self.nodes.unmake(node).await.map_err(NodeRefusal::from)?;
             return Err(Refused::Overlap { range, route });
         }
-        let claims = self.claims(node, &made.uid, &from.peer, site)?;
-        let credential = self.config.ca.authority.sign(&claims)?;
+        let holder = Holder {
+            peer: from.peer,
+            node: node.to_string(),
+            uid: made.uid.clone(),
+            site: site.to_owned(),
+            roles: vec![Role::Edge],
+        };
+        let credential = self.config.issuer.issue(&holder)?;
         Ok(JoinResponse {
             credential: credential.encode().into(),
             node_uid: made.uid,
             pod_cidrs: made.pod_cidrs,
             control: self.config.control.clone(),
             relays: self.config.relays.clone(),
-        })
-    }
-
-    fn claims(
-        &self,
-        node: &NodeName,
-        uid: &str,
-        peer: &PeerId,
-        site: &str,
-    ) -> Result<Claims, AuthorityError> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Ok(Claims {
-            cluster: self.config.ca.cluster.clone(),
-            node: node.to_string(),
-            node_uid: uid.to_owned(),
-            peer: peer.to_bytes().into(),
-            site: site.to_owned(),
-            roles: [Role::Edge].into_iter().collect(),
-            not_before: now.saturating_sub(BACKDATE).as_secs(),
-            expires: (now + self.config.credential).as_secs(),
-            serial: u64::from_be_bytes(random()?),
         })
     }
 }
