@@ -1,0 +1,156 @@
+//! The thread that writes: takes work from a bounded queue, runs what is waiting in one transaction, each
+//! piece in a savepoint of its own, commits once, then publishes the changes and answers.
+
+use std::thread::JoinHandle;
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+
+use super::feed::Feed;
+use super::sqlite;
+use super::txn::Txn;
+use crate::error::{Error, Reason, Result};
+
+/// Pieces of work that may wait: beyond it, callers do.
+const QUEUE: usize = 256;
+/// Pieces of work that share a commit: bounds how long the first one waits for the last.
+const BATCH: usize = 128;
+/// Commits between two compactions of the history.
+const COMPACT_EVERY: u32 = 512;
+
+/// What to run inside the transaction, and how to answer after the commit.
+trait Work: Send {
+    fn run(&mut self, txn: &mut Txn<'_>) -> bool;
+    fn done(self: Box<Self>, commit: Result<()>);
+}
+
+struct Call<T, F> {
+    run: Option<F>,
+    result: Option<Result<T>>,
+    reply: oneshot::Sender<Result<T>>,
+    dry_run: bool,
+}
+
+impl<T: Send, F: FnOnce(&mut Txn<'_>) -> Result<T> + Send> Work for Call<T, F> {
+    /// Whether what it wrote stays.
+    fn run(&mut self, txn: &mut Txn<'_>) -> bool {
+        self.result = self.run.take().map(|run| run(txn));
+        !self.dry_run && matches!(self.result, Some(Ok(_)))
+    }
+
+    fn done(self: Box<Self>, commit: Result<()>) {
+        let result = self.result.unwrap_or_else(|| Err(Error::internal("the write did not run")));
+        // A caller that went away does not want the answer; its write stands.
+        let _ = self.reply.send(commit.and(result));
+    }
+}
+
+/// Sends work to the thread.
+pub(super) struct Writer {
+    queue: mpsc::Sender<Box<dyn Work>>,
+}
+
+/// What the thread needs besides the connection.
+pub(super) struct Setup {
+    pub(super) connection: Connection,
+    pub(super) feed: Feed,
+    pub(super) history: u64,
+    /// Called after a commit that changed the set of kinds, before anybody is answered.
+    pub(super) kinds_changed: Box<dyn Fn(&Connection) -> Result<()> + Send>,
+}
+
+impl Writer {
+    /// Starts the thread; it ends when the last `Writer` is dropped.
+    pub(super) fn start(setup: Setup) -> Result<(Self, JoinHandle<()>)> {
+        let (queue, inbox) = mpsc::channel(QUEUE);
+        let version = sqlite::newest(&setup.connection)?;
+        let thread = std::thread::Builder::new()
+            .name("store-writer".into())
+            .spawn(move || serve(&setup, inbox, version))
+            .map_err(|error| Error::internal(format_args!("cannot start the writer thread: {error}")))?;
+        Ok((Self { queue }, thread))
+    }
+
+    /// Runs `work` in a transaction; the answer comes when it is durable. With `dry_run` nothing stays.
+    pub(super) async fn call<T, F>(&self, dry_run: bool, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Txn<'_>) -> Result<T> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let call = Box::new(Call { run: Some(work), result: None, reply, dry_run });
+        let closed = || Error::new(Reason::ServiceUnavailable, "the store is shut down");
+        self.queue.send(call).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+}
+
+fn serve(setup: &Setup, mut inbox: mpsc::Receiver<Box<dyn Work>>, mut version: u64) {
+    let mut commits = 0;
+    while let Some(first) = inbox.blocking_recv() {
+        let mut batch = vec![first];
+        while batch.len() < BATCH
+            && let Ok(next) = inbox.try_recv()
+        {
+            batch.push(next);
+        }
+        commits += 1;
+        let outcome = transact(setup, &mut batch, version, commits % COMPACT_EVERY == 0);
+        let outcome = outcome.map(|new_version| version = new_version);
+        if let Err(error) = &outcome {
+            tracing::error!(%error, "a batch of writes failed: check the disk under the object database");
+        }
+        for work in batch {
+            work.done(outcome.clone());
+        }
+    }
+}
+
+/// Runs a batch; on error nothing of it stands.
+fn transact(setup: &Setup, batch: &mut [Box<dyn Work>], version: u64, compact: bool) -> Result<u64> {
+    let connection = &setup.connection;
+    connection.execute_batch("BEGIN IMMEDIATE")?;
+    match run(setup, batch, version, compact) {
+        Ok(txn) => {
+            let kinds_changed = txn.kinds_changed;
+            let (version, events) = txn.finish();
+            if let Err(error) = connection.execute_batch("COMMIT") {
+                roll_back(connection);
+                return Err(error.into());
+            }
+            if kinds_changed {
+                (setup.kinds_changed)(connection)?;
+            }
+            setup.feed.publish(version, events);
+            Ok(version)
+        }
+        Err(error) => {
+            roll_back(connection);
+            Err(error)
+        }
+    }
+}
+
+fn roll_back(connection: &Connection) {
+    if let Err(error) = connection.execute_batch("ROLLBACK") {
+        tracing::error!(%error, "could not roll a transaction back");
+    }
+}
+
+fn run<'c>(setup: &'c Setup, batch: &mut [Box<dyn Work>], version: u64, compact: bool) -> Result<Txn<'c>> {
+    let connection = &setup.connection;
+    let mut txn = Txn::new(connection, version);
+    for work in batch {
+        let mark = txn.mark();
+        connection.execute_batch("SAVEPOINT work")?;
+        if !work.run(&mut txn) {
+            connection.execute_batch("ROLLBACK TO work")?;
+            txn.back_to(&mark);
+        }
+        connection.execute_batch("RELEASE work")?;
+    }
+    if compact {
+        txn.compact(setup.history)?;
+    }
+    Ok(txn)
+}
