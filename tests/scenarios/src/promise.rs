@@ -27,6 +27,8 @@ pub(crate) enum Need {
     System,
     /// tcpdump.
     Capture,
+    /// kube-apiserver, etcd and the controllers in the folder that KUBEBUILDER_ASSETS names.
+    ControlPlane,
 }
 
 impl Need {
@@ -37,9 +39,22 @@ impl Need {
                 Some("needs root (namespaces): sudo tests/run.sh".into())
             }
             Self::Capture if !in_path("tcpdump") => Some("needs tcpdump: apt-get install tcpdump".into()),
+            Self::ControlPlane if !has_control_plane() => Some(
+                "needs KUBEBUILDER_ASSETS: a folder with etcd, kube-apiserver, kube-controller-manager and \
+                 kube-scheduler"
+                    .into(),
+            ),
             _ => None,
         }
     }
+}
+
+fn has_control_plane() -> bool {
+    std::env::var_os("KUBEBUILDER_ASSETS").is_some_and(|folder| {
+        ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"]
+            .iter()
+            .all(|program| std::path::Path::new(&folder).join(program).exists())
+    })
 }
 
 fn in_path(program: &str) -> bool {

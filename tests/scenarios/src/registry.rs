@@ -3,9 +3,9 @@
 use crate::mechanism::Mechanism::{
     Authority, ClientAgent, Dns, Punching, Relay, Server, ServerAgent, SkLookup,
 };
-use crate::promise::Need::{Capture, Root, System};
+use crate::promise::Need::{Capture, ControlPlane, Root, System};
 use crate::promise::Promise;
-use crate::scenarios::{across_sites, bad_input, datapath, lab, offline, operators};
+use crate::scenarios::{across_sites, bad_input, datapath, lab, offline, operators, own_cluster};
 
 /// All promises.
 pub(crate) fn promises() -> Vec<Promise> {
@@ -205,6 +205,13 @@ const END: &[Promise] = &[
         needs: &[System],
         rests_on: &[],
         scenario: operators::quickstart_down,
+    },
+    Promise {
+        name: "own-cluster",
+        sentence: "on a real control plane the same example runs on the same two sites, logs and exec included",
+        needs: &[Root, ControlPlane],
+        rests_on: &[],
+        scenario: own_cluster::example,
     },
 ];
 

@@ -133,6 +133,11 @@ impl World {
         self.repository.join("target/debug").join(name)
     }
 
+    /// A file of the repository.
+    pub(crate) fn file(&self, path: &str) -> PathBuf {
+        self.repository.join(path)
+    }
+
     fn kubeconfig(&self) -> PathBuf {
         Path::new(ROOT).join(LAB).join("admin.conf")
     }

@@ -6,3 +6,4 @@ pub(crate) mod datapath;
 pub(crate) mod lab;
 pub(crate) mod offline;
 pub(crate) mod operators;
+pub(crate) mod own_cluster;
