@@ -143,13 +143,17 @@ start_edge() {
 
 # The token is good for one join; a node that has joined does not look at it again.
 write_edge_config() {
-  local edge=$1 config=$2 token
+  local edge=$1 config=$2 token cgroup=/sys/fs/cgroup
   token=$(meshctl token create --site "$(site_of "$edge")" --quiet)
+  [ -e /sys/fs/cgroup/cgroup.procs ] || cgroup=/sys/fs/cgroup/unified
   (umask 077 && cat >"$config.new") <<YAML
 node: $edge
 control:
   addresses: ["203.0.113.10:20006"]
   token: "$token"
+mesh:
+  # The root of this host's own tree; the machine's is everybody's.
+  cgroup: $cgroup
 YAML
   mv "$config.new" "$config"
 }
