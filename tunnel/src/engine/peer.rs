@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::config::Peer;
 use crate::identity::Verified;
-use crate::path::{Flow, Kind, Paths, RouteKey};
+use crate::path::{Candidate, Flow, Kind, Origin, Paths, RouteKey};
 use crate::socket::{PeerSlot, Route, Session};
 use crate::store::Remembered;
 use crate::wire::message::{PublicKey, Refusal};
@@ -100,22 +100,22 @@ impl PeerState {
         }
     }
 
-    /// What is kept of it on disk: members only, with the direct addresses that worked.
+    /// What is kept of it on disk: who is known by name, with the direct addresses that worked.
     pub(super) fn remembered(&self) -> Option<Remembered> {
-        let member = self.member.as_ref()?;
+        let (node, site) = (self.node()?, self.site()?);
+        let worked = |candidate: &&Candidate| {
+            candidate.answered_at().is_some() || candidate.origin == Origin::Remembered
+        };
         let addresses = self
             .paths
             .candidates()
             .iter()
-            .filter(|candidate| {
-                candidate.answered_at().is_some() || candidate.origin == crate::path::Origin::Remembered
-            })
+            .filter(worked)
             .filter_map(|candidate| match (candidate.route, candidate.kind) {
                 (RouteKey::Direct(address), Kind::Direct(kind)) => Some((address, kind)),
                 _ => None,
             })
             .collect();
-        let Peer { peer, node, site, .. } = member.clone();
-        Some(Remembered { peer, node, site, addresses })
+        Some(Remembered { peer: self.slot.peer, node, site, addresses })
     }
 }

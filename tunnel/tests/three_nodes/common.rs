@@ -1,6 +1,7 @@
 //! Nodes of one cluster in one process, on the loopback interface.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -161,17 +162,24 @@ pub(crate) struct Relay {
     pub(crate) peer: RelayPeer,
     pub(crate) identity: Arc<Identity>,
     pub(crate) address: SocketAddr,
+    pub(crate) state_dir: Option<PathBuf>,
 }
 
 impl Relay {
     pub(crate) fn new() -> Self {
         let identity = Arc::new(Identity::generate().unwrap());
         let address = free_address();
-        Self { peer: RelayPeer { peer: identity.peer_id(), addresses: vec![address] }, identity, address }
+        Self {
+            peer: RelayPeer { peer: identity.peer_id(), addresses: vec![address] },
+            identity,
+            address,
+            state_dir: None,
+        }
     }
 
     pub(crate) async fn start(&self, cluster: &Cluster) -> Node {
-        let config = Config { listen: self.address, relay: true, ..Config::default() };
+        let state_dir = self.state_dir.clone();
+        let config = Config { listen: self.address, relay: true, state_dir, ..Config::default() };
         cluster.node_with("relay", self.identity.clone(), config).await
     }
 }

@@ -76,6 +76,30 @@ async fn a_node_that_was_killed_is_reached_again_without_any_relay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_restarts_is_used_again() {
+    let cluster = Cluster::new("test");
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay { state_dir: Some(folder.path().to_owned()), ..Relay::new() };
+    let control = relay.start(&cluster).await;
+    let a = cluster.node("a", Config { direct: false, ..config(Some(&relay)) }).await;
+    let b = cluster.node("b", Config { direct: false, ..config(Some(&relay)) }).await;
+    a.tunnel.set_peers(vec![b.as_peer()]);
+    let mut stream = a.tunnel.open(b.id(), Alpn::Mesh).await.unwrap();
+    while !folder.path().join("peers.json").exists() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    control.kill();
+    while std::net::UdpSocket::bind(relay.address).is_err() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let _control = relay.start(&cluster).await;
+    // The stream that stood goes on in a session of the new relay.
+    tokio::time::timeout(Duration::from_secs(5), exchange(&mut stream, 100_000)).await.unwrap().unwrap();
+    a.echo(&b, 1000).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_is_of_another_cluster_or_unknown_gets_nothing() {
     let (ours, theirs) = (Cluster::new("ours"), Cluster::new("theirs"));
     let relay = Relay::new();
