@@ -157,7 +157,7 @@ async fn serve(mut incoming: Incoming) {
             let mut count = 0u64;
             while let Ok(Some(chunk)) = stream.recv.read_chunk(usize::MAX, true).await {
                 count += chunk.bytes.len() as u64;
-                if chunk.bytes.len() == 64 && stream.send.write_all(&chunk.bytes).await.is_err() {
+                if chunk.bytes[..] == [7; 64] && stream.send.write_all(&chunk.bytes).await.is_err() {
                     return;
                 }
             }

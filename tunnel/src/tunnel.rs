@@ -71,20 +71,18 @@ impl Tunnel {
         let mux = Mux::bind(config.listen, metrics.clone(), frames)
             .map_err(|source| Error::Listen { address: config.listen, source })?;
         let (accepted, queue) = mpsc::channel(INCOMING);
-        let connections = Connections::new(guard.clone(), metrics.clone(), accepted);
+        let settings = quic::Settings::new(&config);
+        let connections = Connections::new(guard.clone(), metrics.clone(), settings.clone(), accepted);
         let tls = |error: rustls::Error| Error::Endpoint(error.to_string());
+        let server = settings.server(&guard).map_err(tls)?;
         let endpoint = quinn::Endpoint::new_with_abstract_socket(
             quic::endpoint_config(),
-            Some(quic::server_config(&guard, &config).map_err(tls)?),
+            Some(server.clone()),
             Arc::new(RawSocket(mux.clone())),
             Arc::new(TokioRuntime),
         )
         .map_err(|error| Error::Endpoint(error.to_string()))?;
-        let dialler = Dialler {
-            endpoint: endpoint.clone(),
-            transport: Arc::new(quic::transport(&config)),
-            patience: config.connect_timeout,
-        };
+        let dialler = Dialler { endpoint: endpoint.clone(), patience: config.connect_timeout };
         let store = Store::new(config.state_dir.as_deref());
         let tasks = &connections.tasks;
         if let Some(writer) = store.writer() {
@@ -95,7 +93,7 @@ impl Tunnel {
         let engine =
             Handle::new(config, guard.clone(), key, mux.clone(), connections.clone(), metrics, store);
         tasks.spawn(engine::run(engine.clone(), inbound, exclude, connections.stop.clone()));
-        tasks.spawn(accept(connections.clone(), endpoint, mux.clone()));
+        tasks.spawn(accept(connections.clone(), endpoint, server, mux.clone()));
         Ok((Self(Arc::new(Inner { guard, engine, connections, dialler, mux })), Incoming { queue }))
     }
 
@@ -150,6 +148,13 @@ impl Tunnel {
     /// Replaces the membership. Connections are made only by [`Tunnel::open`].
     pub fn set_peers(&self, peers: Vec<Peer>) {
         self.0.engine.lock().set_peers(Instant::now(), peers);
+        self.0.engine.wake();
+    }
+
+    /// Replaces the peers to which a path is found and kept although nobody opens a stream: those that back a
+    /// Service in use here, so that the first call is direct, and works with every relay gone.
+    pub fn keep(&self, peers: impl IntoIterator<Item = PeerId>) {
+        self.0.engine.lock().keep(Instant::now(), peers.into_iter().collect());
         self.0.engine.wake();
     }
 

@@ -22,7 +22,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const JOIN_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Takes connections until the endpoint closes.
-pub(crate) async fn accept(connections: Arc<Connections>, endpoint: quinn::Endpoint, mux: Arc<Mux>) {
+pub(crate) async fn accept(
+    connections: Arc<Connections>,
+    endpoint: quinn::Endpoint,
+    server: quinn::ServerConfig,
+    mux: Arc<Mux>,
+) {
     let members = Arc::new(Semaphore::new(HANDSHAKES));
     let strangers = Arc::new(Semaphore::new(STRANGERS));
     while let Some(incoming) = endpoint.accept().await {
@@ -39,9 +44,16 @@ pub(crate) async fn accept(connections: Arc<Connections>, endpoint: quinn::Endpo
             incoming.refuse();
             continue;
         };
+        let accepting = match known {
+            Some(peer) => {
+                let path = connections.path_state(&peer);
+                incoming.accept_with(Arc::new(connections.config.server_for(&server, &path)))
+            }
+            None => incoming.accept(),
+        };
         let connections = connections.clone();
         connections.clone().tasks.spawn(async move {
-            let connection = match incoming.accept() {
+            let connection = match accepting {
                 Ok(connecting) => tokio::time::timeout(PATIENCE, connecting).await,
                 Err(error) => return tracing::debug!(%remote, %error, "handshake"),
             };
@@ -122,6 +134,10 @@ pub(super) async fn serve(
     };
     let datagrams = async {
         while let Ok(bytes) = connection.read_datagram().await {
+            // The other end's path changed: it wanted the acknowledgement only.
+            if bytes.is_empty() {
+                continue;
+            }
             // Late datagrams are worth less than new ones are delayed: a full queue drops.
             let full = alpn == Alpn::Mesh
                 && connections.incoming.try_send(Accepted::Datagram { from: from.clone(), bytes }).is_err();

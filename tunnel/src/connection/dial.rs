@@ -5,9 +5,9 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use libp2p::PeerId;
-use quinn::{ConnectionError, TransportConfig};
+use quinn::ConnectionError;
 
-use super::{Connections, code, quic};
+use super::{Connections, code};
 use crate::alpn::Alpn;
 use crate::error::OpenError;
 use crate::identity::Admitted;
@@ -18,7 +18,6 @@ const SERVER_NAME: &str = "edgeloom";
 /// What is needed to dial.
 pub(crate) struct Dialler {
     pub(crate) endpoint: quinn::Endpoint,
-    pub(crate) transport: Arc<TransportConfig>,
     /// How long a handshake may take.
     pub(crate) patience: Duration,
 }
@@ -56,8 +55,9 @@ impl Connections {
         address: SocketAddr,
     ) -> Result<quinn::Connection, OpenError> {
         let refused = |reason: String| OpenError::Refused { peer, alpn, reason };
-        let client = quic::client_config(&self.guard, &dialler.transport, alpn, peer)
-            .map_err(|error| refused(error.to_string()))?;
+        let path = self.path_state(&peer);
+        let client =
+            self.config.client(&self.guard, alpn, peer, &path).map_err(|error| refused(error.to_string()))?;
         let connecting = dialler
             .endpoint
             .connect_with(client, address, SERVER_NAME)

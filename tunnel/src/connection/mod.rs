@@ -4,13 +4,15 @@
 //! streams and datagrams off it into [`crate::Incoming`].
 
 mod accept;
+pub(crate) mod congestion;
 pub(crate) mod dial;
 pub(crate) mod quic;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use libp2p::PeerId;
 use quinn::VarInt;
 use tokio::sync::mpsc;
@@ -18,12 +20,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(crate) use accept::accept;
+use congestion::PathState;
 
 use crate::Accepted;
 use crate::alpn::Alpn;
 use crate::identity::{Guard, Trust, Verified};
 use crate::metrics::Metrics;
-use crate::status::Path;
 
 /// Codes with which connections are closed.
 pub(crate) mod code {
@@ -56,19 +58,29 @@ pub(crate) struct Connections {
     metrics: Metrics,
     open: Mutex<HashMap<Key, Vec<Entry>>>,
     dialling: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<()>>>>,
+    /// What the congestion controllers of each peer's connections are told.
+    paths: Mutex<HashMap<PeerId, Arc<PathState>>>,
+    config: quic::Settings,
     incoming: mpsc::Sender<Accepted>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
 }
 
 impl Connections {
-    pub(crate) fn new(guard: Guard, metrics: Metrics, incoming: mpsc::Sender<Accepted>) -> Arc<Self> {
+    pub(crate) fn new(
+        guard: Guard,
+        metrics: Metrics,
+        config: quic::Settings,
+        incoming: mpsc::Sender<Accepted>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             own: guard.identity().peer_id(),
             guard,
             metrics,
             open: Mutex::default(),
             dialling: Mutex::default(),
+            paths: Mutex::default(),
+            config,
             incoming,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -142,8 +154,35 @@ impl Connections {
         self.close_if("no longer trusted", |_, entry| trust.recheck(&entry.peer, now).is_err());
     }
 
-    /// The path beneath the connections of `peer` changed.
-    pub(crate) fn path_changed(&self, _peer: &PeerId, _path: &Path) {}
+    /// What the congestion controllers of `peer` are told.
+    pub(crate) fn path_state(&self, peer: &PeerId) -> Arc<PathState> {
+        let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
+        let choice = self.config.congestion();
+        paths.entry(*peer).or_insert_with(|| PathState::new(choice)).clone()
+    }
+
+    /// Traffic of `peer` moved: its connections send at once, and learn by the acknowledgements what was lost.
+    pub(crate) fn path_changed(&self, peer: &PeerId, lan: bool, rtt: Option<Duration>) {
+        self.path_state(peer).moved(lan, rtt);
+        let open = self.lock();
+        let entries = Alpn::ALL.iter().filter_map(|alpn| open.get(&(*peer, *alpn))).flatten();
+        for entry in entries {
+            // An empty datagram asks for an acknowledgement; the other end passes it over.
+            let _ = entry.connection.send_datagram(Bytes::new());
+        }
+    }
+
+    /// Forgets a peer.
+    pub(crate) fn forget(&self, peer: &PeerId) {
+        self.paths.lock().unwrap_or_else(PoisonError::into_inner).remove(peer);
+    }
+
+    /// Who `peer` is, by its open connections.
+    pub(crate) fn verified(&self, peer: &PeerId) -> Option<Arc<Verified>> {
+        let open = self.lock();
+        let mut entries = Alpn::ALL.iter().filter_map(|alpn| open.get(&(*peer, *alpn))).flatten();
+        entries.next().map(|entry| entry.peer.clone())
+    }
 
     /// Closes everything.
     pub(crate) fn close_all(&self, code: VarInt, reason: &str) {
@@ -154,11 +193,11 @@ impl Connections {
 }
 
 /// How long no packet may come before a connection counts as silent while draining.
-const SILENCE: std::time::Duration = std::time::Duration::from_millis(500);
+const SILENCE: Duration = Duration::from_millis(500);
 
 impl Connections {
     /// Waits until nothing comes on any connection any more, at most `patience`.
-    pub(crate) async fn drain(&self, patience: std::time::Duration) {
+    pub(crate) async fn drain(&self, patience: Duration) {
         let received =
             || self.lock().values().flatten().map(|entry| entry.connection.stats().udp_rx.bytes).sum::<u64>();
         let end = tokio::time::Instant::now() + patience;

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::congestion::{BbrConfig, CubicConfig};
+use libp2p::PeerId;
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
+use super::congestion::{Factory, PathState};
 use crate::alpn::Alpn;
 use crate::config::{Config, Congestion};
 use crate::identity::Guard;
@@ -18,6 +19,11 @@ const CONNECTION_WINDOW: u32 = 64 << 20;
 const MEMORY_SHARE: u64 = 32;
 /// Streams that a peer may have open on one connection.
 const STREAMS: u32 = 1024;
+/// Streams that a stranger may have open, to join.
+const STRANGERS_STREAMS: u32 = 4;
+/// Round trip time that is assumed until one is measured: of a path that no probe measured, and the least.
+const UNKNOWN_RTT: Duration = Duration::from_millis(150);
+const LEAST_RTT: Duration = Duration::from_millis(20);
 /// Bytes of datagrams that wait on a connection, each way.
 const DATAGRAMS: usize = 1 << 20;
 /// Largest UDP payload: 1500 of Ethernet less 40 of IPv6 and 8 of UDP, less the forwarder's header, so that a
@@ -35,63 +41,90 @@ pub(crate) fn endpoint_config() -> EndpointConfig {
     config
 }
 
-/// What the accepting side offers.
-pub(crate) fn server_config(guard: &Guard, config: &Config) -> Result<quinn::ServerConfig, rustls::Error> {
-    let served: Vec<&[u8]> = Alpn::ALL
-        .iter()
-        .filter(|alpn| config.serve_join || **alpn != Alpn::Join)
-        .map(|alpn| alpn.as_str().as_bytes())
-        .collect();
-    let mut server = quinn::ServerConfig::with_crypto(guard.quic_server_config(&served)?);
-    server.transport_config(Arc::new(transport(config)));
-    // Paths change beneath the connection, at the socket.
-    server.migration(false);
-    Ok(server)
+/// What connections are made from: the parts of the configuration that they need.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    congestion: Congestion,
+    idle_timeout: Duration,
+    serve_join: bool,
 }
 
-/// What the dialling side uses towards `expected`.
-pub(crate) fn client_config(
-    guard: &Guard,
-    transport: &Arc<TransportConfig>,
-    alpn: Alpn,
-    expected: libp2p::PeerId,
-) -> Result<quinn::ClientConfig, rustls::Error> {
-    let crypto = guard.quic_client_config(alpn.as_str().as_bytes(), Some(expected))?;
-    let mut client = quinn::ClientConfig::new(crypto);
-    client.transport_config(transport.clone());
-    client.initial_dst_cid_provider(Arc::new(|| Mark::Raw.connection_id()));
-    Ok(client)
-}
+impl Settings {
+    pub(crate) fn new(config: &Config) -> Self {
+        let Config { congestion, idle_timeout, serve_join, .. } = *config;
+        Self { congestion, idle_timeout, serve_join }
+    }
 
-/// Transport parameters of every connection.
-pub(crate) fn transport(config: &Config) -> TransportConfig {
-    let window = connection_window();
-    let mut mtu = MtuDiscoveryConfig::default();
-    mtu.upper_bound(MAX_PAYLOAD);
-    let mut transport = TransportConfig::default();
-    transport
-        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS))
-        .max_concurrent_uni_streams(VarInt::from_u32(0))
-        .max_idle_timeout(idle_timeout(config.idle_timeout))
-        // Probes keep paths open and notice dead ones, one for all connections of a peer.
-        .keep_alive_interval(None)
-        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW.min(window)))
-        .receive_window(VarInt::from_u32(window))
-        .send_window(u64::from(window))
-        .mtu_discovery_config(Some(mtu))
-        .datagram_receive_buffer_size(Some(DATAGRAMS))
-        .datagram_send_buffer_size(DATAGRAMS);
-    match config.congestion {
-        Congestion::Cubic => transport.congestion_controller_factory(Arc::new(CubicConfig::default())),
-        Congestion::Bbr | Congestion::Auto => {
-            transport.congestion_controller_factory(Arc::new(BbrConfig::default()))
+    pub(crate) fn congestion(&self) -> Congestion {
+        self.congestion
+    }
+
+    /// What the accepting side offers to strangers; for peers see [`Settings::server_for`].
+    pub(crate) fn server(&self, guard: &Guard) -> Result<quinn::ServerConfig, rustls::Error> {
+        let served: Vec<&[u8]> = Alpn::ALL
+            .iter()
+            .filter(|alpn| self.serve_join || **alpn != Alpn::Join)
+            .map(|alpn| alpn.as_str().as_bytes())
+            .collect();
+        let mut server = quinn::ServerConfig::with_crypto(guard.quic_server_config(&served)?);
+        let mut transport = self.transport(None);
+        transport.max_concurrent_bidi_streams(VarInt::from_u32(STRANGERS_STREAMS));
+        server.transport_config(Arc::new(transport));
+        // Paths change beneath the connection, at the socket.
+        server.migration(false);
+        Ok(server)
+    }
+
+    /// What the accepting side offers to a peer with this path.
+    pub(crate) fn server_for(
+        &self,
+        server: &quinn::ServerConfig,
+        path: &Arc<PathState>,
+    ) -> quinn::ServerConfig {
+        let mut server = server.clone();
+        server.transport_config(Arc::new(self.transport(Some(path))));
+        server
+    }
+
+    /// What the dialling side uses towards `expected`.
+    pub(crate) fn client(
+        &self,
+        guard: &Guard,
+        alpn: Alpn,
+        expected: PeerId,
+        path: &Arc<PathState>,
+    ) -> Result<quinn::ClientConfig, rustls::Error> {
+        let crypto = guard.quic_client_config(alpn.as_str().as_bytes(), Some(expected))?;
+        let mut client = quinn::ClientConfig::new(crypto);
+        client.transport_config(Arc::new(self.transport(Some(path))));
+        client.initial_dst_cid_provider(Arc::new(|| Mark::Raw.connection_id()));
+        Ok(client)
+    }
+
+    fn transport(&self, path: Option<&Arc<PathState>>) -> TransportConfig {
+        let window = connection_window();
+        let mut mtu = MtuDiscoveryConfig::default();
+        mtu.upper_bound(MAX_PAYLOAD);
+        let mut transport = TransportConfig::default();
+        transport
+            .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS))
+            .max_concurrent_uni_streams(VarInt::from_u32(0))
+            .max_idle_timeout(IdleTimeout::try_from(self.idle_timeout).ok())
+            // Probes keep paths open and notice dead ones, one for all connections of a peer.
+            .keep_alive_interval(None)
+            .stream_receive_window(VarInt::from_u32(STREAM_WINDOW.min(window)))
+            .receive_window(VarInt::from_u32(window))
+            .send_window(u64::from(window))
+            .mtu_discovery_config(Some(mtu))
+            .datagram_receive_buffer_size(Some(DATAGRAMS))
+            .datagram_send_buffer_size(DATAGRAMS);
+        if let Some(path) = path {
+            transport.congestion_controller_factory(Arc::new(Factory(path.clone())));
+            // Probes measured it already: a lost first packet is not waited for as if nothing were known.
+            transport.initial_rtt(path.rtt().map_or(UNKNOWN_RTT, |rtt| (rtt * 2).max(LEAST_RTT)));
         }
-    };
-    transport
-}
-
-fn idle_timeout(timeout: Duration) -> Option<IdleTimeout> {
-    IdleTimeout::try_from(timeout).ok()
+        transport
+    }
 }
 
 /// Scaled to the host: an edge of 512 MB offers 16 MB.

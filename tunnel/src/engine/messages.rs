@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 use libp2p::PeerId;
 
 use super::{Engine, PeerState};
-use crate::path::{Action, Kind, Origin, RouteKey};
+use crate::path::{Action, Demand, Kind, Origin, RouteKey};
 use crate::socket::Source;
 use crate::status::DirectKind;
 use crate::wire::message::{Hello, MAX_CANDIDATES, Message};
 
 /// Back-off of telling a peer our addresses over a relay while no direct path is found.
+/// How often what needs a relay is looked at while there is no direct path.
+const RETRY: Duration = Duration::from_secs(1);
+const LAN: Kind = Kind::Direct(DirectKind::Lan);
 const FIRST_TELL: Duration = Duration::from_secs(1);
 const LAST_TELL: Duration = Duration::from_secs(600);
 
@@ -89,6 +92,10 @@ impl Engine {
         if let RouteKey::Direct(address) = route {
             self.mux.table.bind(address, &state.slot);
         }
+        let measured = state.paths.current().filter(|current| current.route == route);
+        if let Some(current) = measured {
+            self.connections.path_state(&peer).measured(current.kind == LAN, current.rtt());
+        }
         self.metrics.probe_rtt.observe(rtt.as_secs_f64());
         for (_, waiting) in state.pings.extract_if(.., |(ping, _)| *ping == id) {
             let _ = waiting.send(rtt);
@@ -105,7 +112,8 @@ impl Engine {
         }
         let own_site = self.own_site();
         let Some(state) = self.peers.get_mut(&peer) else { return };
-        let near = own_site.is_some() && own_site == state.site();
+        let site = state.site().or_else(|| self.connections.verified(&peer).map(|known| known.site.clone()));
+        let near = own_site.is_some() && own_site == site;
         for address in addresses {
             // Private ranges repeat: an address of another site means nothing here.
             if !usable(address) || (is_private(&address.ip()) && !near) || self.local.contains(address) {
@@ -130,7 +138,8 @@ impl Engine {
         let own_site = self.own_site();
         let Some(state) = self.peers.get_mut(&peer) else { return };
         let Some(session) = state.sessions.values().next().cloned() else { return };
-        let near = own_site.is_some() && own_site == state.site();
+        let site = state.site().or_else(|| self.connections.verified(&peer).map(|known| known.site.clone()));
+        let near = own_site.is_some() && own_site == site;
         let mut addresses: Vec<SocketAddr> = self.observed.values().copied().collect();
         addresses.extend(self.local.iter().filter(|address| near || !is_private(&address.ip())));
         addresses.dedup();
@@ -178,6 +187,11 @@ impl Engine {
             state.unreachable_since = Some(now);
         }
         state.next_poll = state.paths.next_poll(now, state.flow(clock));
+        if demand != Demand::None && !state.paths.is_direct(now) {
+            // Relays are asked, and addresses told, by a clock of their own.
+            let retry = now + RETRY;
+            state.next_poll = Some(state.next_poll.map_or(retry, |at| at.min(retry)));
+        }
     }
 
     fn act(&mut self, now: Instant, peer: PeerId, action: Action) {
@@ -197,7 +211,8 @@ impl Engine {
                 let path = self.path_of(&peer);
                 tracing::info!(%peer, node = self.name(&peer), %path, "path");
                 self.metrics.path_changes.with_label_values(&[path.kind()]).inc();
-                self.connections.path_changed(&peer, &path);
+                let (lan, rtt) = self.nearness(&peer);
+                self.connections.path_changed(&peer, lan, rtt);
                 if self.relays.contains(&peer) {
                     self.relay_works(now);
                 }
@@ -218,6 +233,12 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Whether the path in use is on the LAN, and its round trip time.
+    fn nearness(&self, peer: &PeerId) -> (bool, Option<Duration>) {
+        let current = self.peers.get(peer).and_then(|state| state.paths.current());
+        current.map_or((false, None), |current| (current.kind == LAN, current.rtt()))
     }
 
     fn name(&self, peer: &PeerId) -> String {

@@ -69,6 +69,8 @@ pub(crate) struct Engine {
     peers: HashMap<PeerId, PeerState>,
     by_hint: HashMap<Hint, PeerId>,
     relays: HashSet<PeerId>,
+    /// Peers whose path is kept whoever asks for it.
+    kept: HashSet<PeerId>,
     /// Own addresses at the interfaces, and as relays see them.
     local: Vec<SocketAddr>,
     observed: HashMap<PeerId, SocketAddr>,
@@ -102,6 +104,7 @@ impl Handle {
             peers: HashMap::new(),
             by_hint: HashMap::new(),
             relays: HashSet::new(),
+            kept: HashSet::new(),
             local: Vec::new(),
             observed: HashMap::new(),
             sessions: Sessions::new(Limits::default()),
@@ -218,6 +221,7 @@ impl Engine {
             self.mux.table.forwards.remove(&id);
         }
         self.observed.remove(peer);
+        self.connections.forget(peer);
     }
 
     /// Replaces the membership.
@@ -260,6 +264,16 @@ impl Engine {
                 state.paths.add(now, RouteKey::Direct(address), kind, Origin::Configured);
             }
         }
+    }
+
+    /// Replaces the peers whose path is kept.
+    pub(crate) fn keep(&mut self, now: Instant, peers: HashSet<PeerId>) {
+        for peer in &peers {
+            if let Some(state) = self.peers.get_mut(peer) {
+                state.next_poll = Some(now);
+            }
+        }
+        self.kept = peers;
     }
 
     /// Own addresses changed.
@@ -316,16 +330,17 @@ impl Engine {
         let now = Instant::now();
         let status = |(peer, state): (&PeerId, &PeerState)| {
             let working = state.paths.working(now);
+            let verified = self.connections.verified(peer);
             PeerStatus {
                 peer: *peer,
-                node: state.node(),
-                site: state.site(),
+                node: state.node().or_else(|| Some(verified.as_ref()?.node.clone())),
+                site: state.site().or_else(|| Some(verified.as_ref()?.site.clone())),
                 path: self.path_of(peer),
                 rtt: working.and_then(|candidate| candidate.rtt()),
                 loss: state.paths.current().map_or(0.0, |candidate| candidate.loss()),
                 sent_bytes: state.slot.traffic.sent(),
                 received_bytes: state.slot.traffic.received(),
-                connected: self.connections.is_connected(peer),
+                connected: verified.is_some(),
             }
         };
         self.peers.iter().map(status).collect()

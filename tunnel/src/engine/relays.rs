@@ -91,7 +91,7 @@ impl Engine {
             if let Some(old) = state.sessions.insert(relay, session.clone()) {
                 table.table.remove_session(&old);
             }
-            table.table.add_session(&session);
+            table.add_session(&session);
             // What the old session's probes said does not count against the new one.
             state.paths.remove(RouteKey::Relayed(relay));
         }

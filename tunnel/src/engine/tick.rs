@@ -15,7 +15,7 @@ use crate::socket::Inbound;
 
 /// How often the traffic of connected peers is looked at while some flows: a dead path is noticed within this
 /// plus a few probes.
-const WATCH: Duration = Duration::from_millis(100);
+const WATCH: Duration = Duration::from_millis(50);
 /// How often where none does.
 const REST: Duration = Duration::from_millis(500);
 /// How often own addresses and idle sessions are looked at.
@@ -121,7 +121,8 @@ impl Engine {
         if !state.waiters.is_empty() || state.flow(self.mux.table.clock()).sending || (relay && !works) {
             return Demand::Active;
         }
-        if relay || state.keep_until > now || self.connections.is_connected(peer) {
+        if relay || state.keep_until > now || self.kept.contains(peer) || self.connections.is_connected(peer)
+        {
             return Demand::Keep;
         }
         // While every relay is away nobody could bring two nodes together again: known paths stay open.

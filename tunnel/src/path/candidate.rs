@@ -13,7 +13,7 @@ const SILENT: Duration = Duration::from_secs(90);
 /// Unanswered probes that are remembered.
 const OUTSTANDING: usize = 8;
 /// How long an answer may take: bounds, and the value before a round trip was measured.
-const LEAST_WAIT: Duration = Duration::from_millis(100);
+const LEAST_WAIT: Duration = Duration::from_millis(60);
 const MOST_WAIT: Duration = Duration::from_secs(1);
 
 /// What kind of path a candidate is.
@@ -220,8 +220,9 @@ impl Candidate {
         Some((rtt, first))
     }
 
-    /// Counts the probes that were not answered in time. Returns whether the path died of it.
-    pub(crate) fn expire_probes(&mut self, now: Instant) -> bool {
+    /// Counts the probes that were not answered in time. Returns whether the path died of it; one that is
+    /// `lively` does not.
+    pub(crate) fn expire_probes(&mut self, now: Instant, lively: bool) -> bool {
         let wait = self.wait();
         let mut lost = 0;
         for sent in self.sent.iter_mut().filter(|sent| !sent.lost && sent.at + wait <= now) {
@@ -230,6 +231,9 @@ impl Candidate {
         }
         let before = self.lost;
         self.lost = self.lost.saturating_add(lost);
+        if lively {
+            self.lost = self.lost.min(DEAD - 1);
+        }
         for _ in 0..lost {
             self.loss = self.loss * 0.9 + 0.1;
         }

@@ -18,7 +18,9 @@ const MAX_CANDIDATES: usize = 24;
 /// Probe interval of the path in use while packets flow.
 const FLOWING: Duration = Duration::from_secs(1);
 /// Probe interval while the path in use is in doubt.
-const DOUBT: Duration = Duration::from_millis(100);
+const DOUBT: Duration = Duration::from_millis(60);
+/// Silence below which packets that come in speak for the path in use.
+const LIVELY: Duration = Duration::from_millis(150);
 /// Probe interval of a path that is kept: below the 30 s after which NATs forget a flow.
 const KEEP: Duration = Duration::from_secs(25);
 /// What the end that does not lead waits longer, so that one probe keeps the path for both.
@@ -258,7 +260,9 @@ impl Paths {
     pub(crate) fn poll(&mut self, now: Instant, flow: Flow) -> Vec<Action> {
         let mut died = false;
         for candidate in &mut self.candidates {
-            died |= candidate.expire_probes(now);
+            // Packets that come in are life, however late the answers to probes are.
+            let lively = self.active == Some(candidate.route) && flow.sending && flow.unanswered < LIVELY;
+            died |= candidate.expire_probes(now, lively);
         }
         if died {
             self.choose(now);
@@ -306,7 +310,7 @@ impl Paths {
             let interval = match (active, flow.sending) {
                 (true, true) if candidate.in_doubt(flow.unanswered) => DOUBT,
                 (true, true) => return Some(candidate.last_probe()? + FLOWING),
-                (true, false) if candidate.lost() > 0 => DOUBT * 3,
+                (true, false) if candidate.lost() > 0 => DOUBT * 4,
                 (true, false) => return Some(candidate.last_contact()? + KEEP + self.lag()),
                 // A standby direct path stays open; a relayed one is the relay's to keep.
                 (false, _) if candidate.kind == Kind::Relayed => return None,

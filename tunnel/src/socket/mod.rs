@@ -15,6 +15,7 @@ mod mux;
 mod raw;
 mod shards;
 mod table;
+mod waiting;
 
 pub(crate) use classify::Mark;
 pub(crate) use mux::{Inbound, Mux, Source};

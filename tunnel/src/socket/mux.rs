@@ -1,10 +1,9 @@
 //! The socket itself: sending by route, receiving by class.
 
-use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use libp2p::PeerId;
@@ -17,13 +16,14 @@ use tokio::sync::mpsc;
 
 use super::classify::{Class, Mark};
 use super::table::{PeerSlot, Route, Session, Table, is_virtual};
+use super::waiting::{Early, Left};
 use crate::metrics::Metrics;
 use crate::wire::frame::{Control, DATA_HEADER, DataHeader, MAX_CONTROL};
 
 /// Kernel buffer each way: about 40 ms at 1.5 Gbit/s, so that a burst survives until the driver runs.
 const SOCKET_BUFFER: usize = 8 << 20;
-/// Packets that had to be copied out of a mixed batch and wait for the endpoint; more are dropped.
-const MAX_LEFT: usize = 4096;
+/// Milliseconds between two complaints about unknown sessions.
+const COMPLAINT: u64 = 50;
 /// Longest datagram that one system call may carry.
 const MAX_BATCH: usize = 65_507;
 
@@ -53,14 +53,6 @@ pub(crate) struct Inbound {
     pub(crate) frame: Vec<u8>,
 }
 
-/// A packet copied out of a batch that was not all of one kind.
-#[derive(Debug)]
-struct Left {
-    from: SocketAddr,
-    ecn: Option<EcnCodepoint>,
-    bytes: Vec<u8>,
-}
-
 /// The shared socket.
 #[derive(Debug)]
 pub(crate) struct Mux {
@@ -70,8 +62,9 @@ pub(crate) struct Mux {
     pub(crate) table: Table,
     metrics: Metrics,
     inbound: mpsc::Sender<Inbound>,
-    left: Mutex<VecDeque<Left>>,
-    left_count: AtomicUsize,
+    pub(super) left: Left,
+    early: Early,
+    complained: AtomicU64,
     shut: AtomicBool,
 }
 
@@ -102,8 +95,9 @@ impl Mux {
             table: Table::new(),
             metrics,
             inbound,
-            left: Mutex::default(),
-            left_count: AtomicUsize::new(0),
+            left: Left::default(),
+            early: Early::default(),
+            complained: AtomicU64::new(0),
             shut: AtomicBool::new(false),
         }))
     }
@@ -227,7 +221,7 @@ impl Mux {
     }
 
     /// Receives one batch. Returns how many of `bufs` hold packets for the raw endpoint; what is not for it is
-    /// handed on or left for [`Mux::take_left`].
+    /// handed on or left in [`Mux::left`].
     pub(super) fn poll_batch(
         &self,
         cx: &mut Context<'_>,
@@ -339,7 +333,9 @@ impl Mux {
         let mut start = 0;
         while start < bytes.len() {
             let stop = (start + stride).min(bytes.len());
-            if let Some((session, header_class)) = self.check_down(&relay, meta.addr, &bytes[start..stop]) {
+            if let Some((session, header_class)) =
+                self.check_down(&relay, meta.addr, &bytes[start..stop], clock)
+            {
                 let payload = start + DATA_HEADER..stop;
                 let same = only.as_ref().is_none_or(|only| Arc::ptr_eq(only, &session));
                 match header_class {
@@ -372,14 +368,20 @@ impl Mux {
         true
     }
 
-    fn check_down(&self, relay: &PeerSlot, from: SocketAddr, frame: &[u8]) -> Option<(Arc<Session>, Class)> {
+    fn check_down(
+        &self,
+        relay: &PeerSlot,
+        from: SocketAddr,
+        frame: &[u8],
+        clock: u64,
+    ) -> Option<(Arc<Session>, Class)> {
         let Ok((header, payload)) = DataHeader::parse(frame) else {
             self.metrics.dropped("malformed");
             return None;
         };
         let Some(session) = self.table.session(relay, header.session) else {
-            self.metrics.dropped("unknown session");
-            self.send_frame(from, &Control::UnknownSession { session: header.session }.encode());
+            self.early.push(relay.virtual_address, header.session, frame);
+            self.complain(from, header.session, clock);
             return None;
         };
         if !session.accepts(&header, payload) {
@@ -414,7 +416,7 @@ impl Mux {
         };
         let Some(forward) = self.table.forwards.get(&header.session) else {
             self.metrics.dropped("unknown session");
-            self.send_frame(from, &Control::UnknownSession { session: header.session }.encode());
+            self.complain(from, header.session, clock);
             return None;
         };
         match forward.turn(&header, payload, clock) {
@@ -461,31 +463,36 @@ impl Mux {
     }
 
     fn leave(&self, from: SocketAddr, ecn: Option<EcnCodepoint>, packet: &[u8]) {
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        if left.len() >= MAX_LEFT {
-            return self.metrics.dropped("endpoint busy");
+        if !self.left.push(from, ecn, packet) {
+            self.metrics.dropped("endpoint busy");
         }
-        left.push_back(Left { from, ecn, bytes: packet.to_vec() });
-        self.left_count.store(left.len(), Ordering::Release);
     }
 
-    /// Moves packets that were copied out of mixed batches into `bufs`; `None` if there are none.
-    pub(super) fn take_left(&self, bufs: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> Option<usize> {
-        if self.left_count.load(Ordering::Acquire) == 0 {
-            return None;
+    /// Takes up a session, and what came ahead of it.
+    pub(crate) fn add_session(&self, session: &Arc<Session>) {
+        self.table.add_session(session);
+        for frame in self.early.take(session.relay.virtual_address, session.id) {
+            let Ok((header, payload)) = DataHeader::parse(&frame) else { continue };
+            if !session.accepts(&header, payload) {
+                self.metrics.dropped("not authentic");
+                continue;
+            }
+            match Class::of(payload) {
+                Class::Quic(Mark::Raw) => self.leave(session.peer.virtual_address, None, payload),
+                Class::Control => self.hand_over(Source::Relayed(session.clone()), payload),
+                _ => self.metrics.dropped("no packet of ours"),
+            }
         }
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut count = 0;
-        while count < bufs.len().min(meta.len()) {
-            let Some(packet) = left.pop_front() else { break };
-            let length = packet.bytes.len().min(bufs[count].len());
-            bufs[count][..length].copy_from_slice(&packet.bytes[..length]);
-            meta[count] =
-                RecvMeta { addr: packet.from, len: length, stride: length, ecn: packet.ecn, dst_ip: None };
-            count += 1;
+        self.left.wake();
+    }
+
+    /// Tells the sender of a data frame that its session is not known here, now and then.
+    fn complain(&self, to: SocketAddr, session: u32, clock: u64) {
+        let last = self.complained.load(Ordering::Relaxed);
+        if clock.saturating_sub(last) >= COMPLAINT {
+            self.complained.store(clock, Ordering::Relaxed);
+            self.send_frame(to, &Control::UnknownSession { session }.encode());
         }
-        self.left_count.store(left.len(), Ordering::Release);
-        Some(count)
     }
 
     /// The peer that the raw endpoint knows by `address`.

@@ -35,7 +35,8 @@ impl AsyncUdpSocket for RawSocket {
         bufs: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        if let Some(count) = self.0.take_left(bufs, meta) {
+        self.0.left.register(cx);
+        if let Some(count) = self.0.left.take(bufs, meta) {
             return Poll::Ready(Ok(count));
         }
         for _ in 0..BATCHES {
@@ -43,7 +44,7 @@ impl AsyncUdpSocket for RawSocket {
             if count > 0 {
                 return Poll::Ready(Ok(count));
             }
-            if let Some(count) = self.0.take_left(bufs, meta) {
+            if let Some(count) = self.0.left.take(bufs, meta) {
                 return Poll::Ready(Ok(count));
             }
         }

@@ -35,8 +35,10 @@ async fn a_direct_path_is_found_and_outlives_the_relay() {
     let a = cluster.node("a", config(Some(&relay))).await;
     let b = cluster.node("b", config(Some(&relay))).await;
     a.tunnel.set_peers(vec![b.as_peer()]);
-    let mut stream = a.tunnel.open(b.id(), Alpn::Mesh).await.unwrap();
+    // Nobody opens a stream yet: the path is found because it is to be kept.
+    a.tunnel.keep([b.id()]);
     a.until_path(&b, Path::is_direct).await;
+    let mut stream = a.tunnel.open(b.id(), Alpn::Mesh).await.unwrap();
     b.until_path(&a, Path::is_direct).await;
     control.kill();
     exchange(&mut stream, 1 << 20).await.unwrap();
