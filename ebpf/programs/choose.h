@@ -149,6 +149,11 @@ static __always_inline enum verdict translate(struct bpf_sock_addr *ctx, const s
 		    bpf_get_netns_cookie(ctx) != host_netns)
 			break;
 		remember(kept, to, &svc, out);
+		if (!datagram && to->protocol == IPPROTO_UDP) {
+			__u64 cookie = bpf_get_socket_cookie(ctx);
+
+			bpf_map_update_elem(&pointed, &cookie, out, BPF_ANY);
+		}
 		if (datagram)
 			COUNT(svc.id, datagrams);
 		else

@@ -75,6 +75,17 @@ struct {
 	__type(value, struct translations);
 } reverse SEC(".maps");
 
+/*
+ * Connected UDP sockets by their cookie, with the backend that they were pointed at: sock_diag(7) tells
+ * what `reverse` holds for TCP sockets only.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1);
+	__type(key, __u64);
+	__type(value, struct backend);
+} pointed SEC(".maps");
+
 /* Adds one to a counter of a Service; a Service without a row is not counted. */
 #define COUNT(service_id, field)                                                   \
 	do {                                                                       \

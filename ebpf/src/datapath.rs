@@ -2,18 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use aya::maps::Map;
 use aya::programs::ProgramType;
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
+use edgeloom_model::Protocol;
 use ipnet::IpNet;
 
 use crate::attach::Group;
 use crate::desired::Desired;
+use crate::destroy::Known;
 use crate::error::Error;
 use crate::kernel::{Capacity, KernelMaps, chain};
 use crate::maps::Maps as _;
@@ -21,7 +25,7 @@ use crate::pin::Pins;
 use crate::route::Routes;
 use crate::status::{Feature, State, Status};
 use crate::table::{Applied, Table};
-use crate::{AgentSockets, Steering, abi, cgroup, pin, sys};
+use crate::{AgentSockets, Steering, abi, cgroup, destroy, pin, sys};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/datapath.o"));
 
@@ -59,8 +63,8 @@ pub struct Datapath {
     pins: Option<Pins>,
     pin_problem: Option<String>,
     kernel: Kernel,
-    /// Keeps the unpinned maps that only the programs use.
-    _object: Ebpf,
+    /// Holds the maps that only the programs use.
+    object: Ebpf,
 }
 
 /// What this kernel offers beyond the floor.
@@ -106,19 +110,8 @@ impl Datapath {
             tracing::warn!(%error, "pins of another version could not be removed");
         }
         let routes = Routes::open(&config.node_addresses)?;
-        let datapath = Self {
-            maps,
-            table,
-            ranges: None,
-            routes,
-            near,
-            far,
-            cgroup,
-            pins,
-            pin_problem,
-            kernel,
-            _object: object,
-        };
+        let datapath =
+            Self { maps, table, ranges: None, routes, near, far, cgroup, pins, pin_problem, kernel, object };
         Ok(datapath)
     }
 
@@ -137,6 +130,16 @@ impl Datapath {
             pins.remove().map_err(|source| Error::Pin { path: pins.directory(), source })?;
         }
         Ok(())
+    }
+
+    /// Another handle of a map that only the programs write.
+    fn map(&self, name: &'static str) -> Result<OwnedFd, Error> {
+        match self.object.map(name) {
+            Some(Map::SkStorage(map) | Map::LruHashMap(map)) => {
+                map.fd().as_fd().try_clone_to_owned().map_err(Error::Destroy)
+            }
+            _ => Err(Error::Missing(name)),
+        }
     }
 
     /// Attaches again where a hook was deleted since.
@@ -212,7 +215,23 @@ impl Steering for Datapath {
             tokio::time::sleep(RETIRE_AFTER).await;
             retired.delete(&mut self.maps)?;
         }
+        let silent =
+            applied.gone.iter().filter(|(_, protocol)| *protocol == Protocol::Udp).copied().collect();
+        if let Err(error) = self.end_connections(&silent).await {
+            tracing::warn!(error = chain(&error), "UDP sockets may go on sending to a backend that is gone");
+        }
         Ok(applied)
+    }
+
+    async fn end_connections(&mut self, gone: &BTreeSet<(SocketAddr, Protocol)>) -> Result<usize, Error> {
+        if gone.is_empty() {
+            return Ok(0);
+        }
+        let (cgroup, gone) = (self.cgroup.clone(), gone.clone());
+        let known = Known { reverse: self.map("reverse")?, pointed: self.map("pointed")? };
+        // It enters other namespaces, thread by thread, and reads /proc.
+        let looked = tokio::task::spawn_blocking(move || destroy::destroy(&cgroup, &known, &gone));
+        looked.await.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(Error::Destroy)
     }
 
     fn set_agent_sockets(&mut self, sockets: AgentSockets<'_>) -> Result<(), Error> {
@@ -273,6 +292,7 @@ fn load_object(kernel: Kernel, capacity: Capacity, pins: Option<&Pins>) -> Resul
         .map_max_entries("backends", capacity.backends)
         .map_max_entries("members", capacity.backends)
         .map_max_entries("affinity", capacity.clients)
+        .map_max_entries("pointed", capacity.clients)
         .map_max_entries("counters", capacity.frontends);
     if let Some(pins) = pins {
         for name in pin::map_names() {

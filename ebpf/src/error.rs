@@ -1,7 +1,6 @@
 //! What can go wrong, said to the operator.
 
 use std::io;
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -35,6 +34,6 @@ pub enum Error {
     Route { range: IpNet, reason: String },
     #[error("cannot change the routes of this host: {0}")]
     Netlink(String),
-    #[error("cannot end connections to {backend}: {source}")]
-    Destroy { backend: IpAddr, source: io::Error },
+    #[error("cannot look for connections to backends that are gone: {0}")]
+    Destroy(io::Error),
 }

@@ -15,6 +15,8 @@ mod attach;
 mod cgroup;
 mod datapath;
 mod desired;
+mod destroy;
+mod diag;
 mod error;
 mod kernel;
 mod maps;
@@ -26,9 +28,12 @@ mod status;
 mod sys;
 mod table;
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
 use async_trait::async_trait;
+use edgeloom_model::Protocol;
 
 pub use datapath::{Datapath, LoadConfig};
 pub use desired::{Desired, Frontend, Target};
@@ -53,6 +58,11 @@ pub trait Steering: Send {
     /// The sockets that take what is far. The kernel keeps them for as long as they are open; until they
     /// are given, and after they close, far calls are refused.
     fn set_agent_sockets(&mut self, sockets: AgentSockets<'_>) -> Result<(), Error>;
+
+    /// Ends connections that were pointed at near backends which are really gone (not: which still
+    /// terminate), and says how many. [`Steering::apply`] does it by itself for the connected UDP sockets
+    /// of a backend that it no longer chooses: nothing else would tell them.
+    async fn end_connections(&mut self, gone: &BTreeSet<(SocketAddr, Protocol)>) -> Result<usize, Error>;
 
     /// What works here, what does not and why, and the counters.
     fn status(&mut self) -> Status;

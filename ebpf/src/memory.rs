@@ -1,8 +1,10 @@
 //! The datapath in ordinary memory, for tests of what feeds it.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use async_trait::async_trait;
+use edgeloom_model::Protocol;
 use ipnet::IpNet;
 
 use crate::desired::{Desired, Frontend, Target};
@@ -20,6 +22,7 @@ pub struct Memory {
     service_ranges: BTreeSet<IpNet>,
     pod_ranges: BTreeSet<IpNet>,
     has_agent: bool,
+    ended: BTreeSet<(SocketAddr, Protocol)>,
 }
 
 impl Memory {
@@ -43,6 +46,11 @@ impl Memory {
         &self.pod_ranges
     }
 
+    /// Backends whose connections were to be ended.
+    pub fn ended(&self) -> &BTreeSet<(SocketAddr, Protocol)> {
+        &self.ended
+    }
+
     /// Whether the agent has given its sockets.
     pub fn has_agent(&self) -> bool {
         self.has_agent
@@ -63,6 +71,11 @@ impl Steering for Memory {
         let AgentSockets { tcp4, tcp6, udp4, udp6 } = sockets;
         self.has_agent = [tcp4, tcp6, udp4, udp6].iter().any(Option::is_some);
         Ok(())
+    }
+
+    async fn end_connections(&mut self, gone: &BTreeSet<(SocketAddr, Protocol)>) -> Result<usize, Error> {
+        self.ended.extend(gone);
+        Ok(0)
     }
 
     fn status(&mut self) -> Status {

@@ -124,7 +124,7 @@ fn clear(directory: &Path) -> io::Result<()> {
     fs::remove_dir(directory)
 }
 
-fn shapes(capacity: Capacity) -> [Shape; 8] {
+fn shapes(capacity: Capacity) -> [Shape; 9] {
     let Capacity { frontends, backends, clients } = capacity;
     let shape = |name, kind, key, value, entries| Shape { name, kind, key, value, entries };
     let word = size_of::<u32>();
@@ -136,6 +136,7 @@ fn shapes(capacity: Capacity) -> [Shape; 8] {
         shape("counters", MapType::PerCpuHash, word, size_of::<abi::Counters>(), frontends),
         shape("ranges", MapType::LpmTrie, size_of::<abi::Range>(), word, 4096),
         shape("agent", MapType::SockMap, word, word, abi::AGENT_SOCKETS),
+        shape("pointed", MapType::LruHash, size_of::<u64>(), size_of::<abi::Backend>(), clients),
         shape("reverse", MapType::SkStorage, word, size_of::<abi::Translations>(), 0),
     ]
 }

@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -167,11 +167,26 @@ impl Place {
         })
     }
 
+    /// A process that lives here for as long as what is returned.
+    pub(crate) fn process(&self) -> Process {
+        self.run(|| Process(Command::new("sleep").arg("60").spawn().unwrap()))
+    }
+
     pub(crate) fn address(&self, family: Family) -> IpAddr {
         match family {
             Family::V4 => self.v4,
             Family::V6 => self.v6,
         }
+    }
+}
+
+/// A process that ends with its handle.
+pub(crate) struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
     }
 }
 

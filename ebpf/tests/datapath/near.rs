@@ -201,3 +201,54 @@ fn swapping_backends_under_load_fails_no_call() {
         runtime.block_on(datapath.detach()).unwrap();
     });
 }
+
+#[test]
+fn connections_to_a_backend_that_is_gone_end() {
+    isolated("near::connections_to_a_backend_that_is_gone_end", |host| {
+        block_on(async {
+            let mut datapath = Datapath::load(host.config()).unwrap();
+            for family in FAMILIES {
+                let gone = SocketAddr::new(host.pods[0].address(family), 9000);
+                let stays = SocketAddr::new(host.pods[0].address(family), 9001);
+                serve_udp(&host.pods[0], gone, "gone");
+                serve_udp(&host.pods[0], stays, "stays");
+                let listener = host.pods[0].run(|| std::net::TcpListener::bind(gone).unwrap());
+                let at = SocketAddr::new(service(family, 10), 90);
+                let to = |backend| [Udp, Tcp].map(|p| (frontend(at.ip(), 90, p), near(&[backend])));
+                datapath.apply(&desired(to(gone))).await.unwrap();
+                let connect = |to: SocketAddr| {
+                    let socket = udp(to).unwrap();
+                    socket.connect(to).unwrap();
+                    socket
+                };
+                // From a pod that is its own process, so that its namespace is found by it.
+                let _process = host.pods[1].process();
+                let (ours, own, tcp) = host.pods[1]
+                    .run(|| (connect(at), connect(gone), std::net::TcpStream::connect(at).unwrap()));
+                let here = connect(at);
+                let speak = |socket: &std::net::UdpSocket| -> io::Result<usize> {
+                    socket.send(b"x")?;
+                    socket.recv(&mut [0; 64])
+                };
+                for socket in [&ours, &own, &here] {
+                    speak(socket).unwrap();
+                }
+                datapath.apply(&desired(to(stays))).await.unwrap();
+                // Sockets that we pointed there end; one that went there by itself does not.
+                for socket in [&ours, &here] {
+                    let error = socket.recv(&mut [0; 64]).unwrap_err();
+                    assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted, "{error}");
+                    speak(socket).unwrap_err();
+                }
+                speak(&own).unwrap();
+                // TCP is kept while the backend terminates, and ended when it is gone.
+                assert_eq!(tcp.take_error().unwrap().map(|e| e.to_string()), None);
+                assert_eq!(datapath.end_connections(&[(gone, Tcp)].into()).await.unwrap(), 1);
+                let error = tcp.take_error().unwrap().unwrap();
+                assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted, "{error}");
+                drop(listener);
+            }
+            datapath.detach().await.unwrap();
+        });
+    });
+}
