@@ -162,7 +162,7 @@ fn a_neighbours_call_to_a_near_service_reaches_the_agent() {
 }
 
 /// Runs a closure with this process out of the cgroup that the hooks are on.
-fn outside<T>(host: &Host, body: impl FnOnce() -> T) -> T {
+pub(crate) fn outside<T>(host: &Host, body: impl FnOnce() -> T) -> T {
     let root = host.cgroup.parent().unwrap();
     std::fs::write(root.join("cgroup.procs"), "0").unwrap();
     let result = body();

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that meets an error here has failed")]
 
 mod far;
+mod figures;
 mod host;
 mod lasting;
 mod near;
