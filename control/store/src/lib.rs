@@ -14,6 +14,7 @@ mod defaults;
 pub mod error;
 pub mod jsonpath;
 pub mod kinds;
+pub mod openapi;
 pub mod quantity;
 pub mod schema;
 pub mod selector;

@@ -99,7 +99,6 @@ fn complete(schema: &mut Value) {
 }
 
 /// The definitions that a schema refers to, directly.
-#[cfg(test)]
 pub(crate) fn references(schema: &Value, found: &mut Vec<String>) {
     match schema {
         Value::Object(map) => {

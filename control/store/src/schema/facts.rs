@@ -1,6 +1,8 @@
 //! What the published types say of merging and the Rust types do not: `x-kubernetes-list-type`,
 //! `-list-map-keys`, `-patch-strategy`, `-patch-merge-key` and `-map-type`, as facts of the API.
 
+use serde_json::{Value, json};
+
 use super::ListKind;
 
 /// How a list field merges: keys of the list map (for server-side apply), and the merge key (for
@@ -123,4 +125,35 @@ pub(super) fn is_atomic_field(type_name: &str, field: &str) -> bool {
 /// Whether values of a type are opaque.
 pub(super) fn is_anything(type_name: &str) -> bool {
     ANYTHING.contains(&type_name)
+}
+
+/// What the published document says of merging at a field of a built-in type, as OpenAPI extensions.
+pub(crate) fn extensions(type_name: &str, field: &str, is_list: bool) -> Vec<(&'static str, Value)> {
+    let mut all = Vec::new();
+    if is_atomic_field(type_name, field) {
+        all.push(("x-kubernetes-map-type", json!("atomic")));
+    }
+    if (type_name, field) == ("DeploymentSpec", "strategy") {
+        all.push(("x-kubernetes-patch-strategy", json!("retainKeys")));
+    }
+    if !is_list {
+        return all;
+    }
+    let fact = list(type_name, field);
+    match &fact.kind {
+        ListKind::Atomic => all.push(("x-kubernetes-list-type", json!("atomic"))),
+        ListKind::Set => all.push(("x-kubernetes-list-type", json!("set"))),
+        ListKind::Map(keys) => {
+            all.push(("x-kubernetes-list-type", json!("map")));
+            all.push(("x-kubernetes-list-map-keys", json!(keys)));
+        }
+    }
+    if let Some(key) = fact.patch_merge_key {
+        let strategy = if fact.retain_keys { "merge,retainKeys" } else { "merge" };
+        all.push(("x-kubernetes-patch-strategy", json!(strategy)));
+        if !key.is_empty() {
+            all.push(("x-kubernetes-patch-merge-key", json!(key)));
+        }
+    }
+    all
 }

@@ -15,7 +15,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+pub(crate) use self::builtin::{documents, references};
 pub use self::decode::{Decoded, Strictness, decode};
+pub(crate) use self::facts::extensions;
 
 /// Handle to the schema of one kind: cheap to clone.
 #[derive(Clone, Debug)]
