@@ -222,6 +222,19 @@ impl Error {
         Self::new(Reason::Conflict, message).about(kind, name)
     }
 
+    /// A precondition of a delete does not hold; `title` is `UID` or `ResourceVersion`.
+    pub(crate) fn precondition(kind: &KindDef, name: &str, title: &str, wanted: &str, actual: &str) -> Self {
+        let happened = if title == "UID" { "deleted and then recreated" } else { "modified" };
+        let message = format!(
+            "Operation cannot be fulfilled on {} {name:?}: the {title} in the precondition ({wanted}) does not match \
+             the {title} in record ({actual}). The object might have been {happened}",
+            kind.kind
+        );
+        let mut error = Self::new(Reason::Conflict, message).about(kind, name);
+        error.0.kind.clone_from(&kind.kind);
+        error
+    }
+
     /// The write was based on another version than the stored one.
     pub fn stale(kind: &KindDef, name: &str) -> Self {
         Self::conflict(

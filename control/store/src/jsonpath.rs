@@ -41,11 +41,12 @@ impl JsonPath {
 
     /// The fields, if the path is nothing but fields: such paths can be written to.
     pub fn fields(&self) -> Option<Vec<&str>> {
-        let field = |step| match step {
-            &Step::Field(ref name) => Some(name.as_str()),
-            _ => None,
-        };
-        self.0.iter().map(field).collect()
+        let mut fields = Vec::with_capacity(self.0.len());
+        for step in &self.0 {
+            let Step::Field(name) = step else { return None };
+            fields.push(name.as_str());
+        }
+        Some(fields)
     }
 }
 

@@ -123,7 +123,7 @@ fn families(
         None if asked > 1 => {
             errors.push(FieldError::invalid(
                 "spec.ipFamilyPolicy",
-                &Value::Null,
+                &json!("SingleStack"),
                 "must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified",
             ));
             return families;

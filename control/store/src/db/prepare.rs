@@ -7,7 +7,7 @@ use time::macros::format_description;
 
 use super::options::{Part, WriteOptions};
 use crate::crd;
-use crate::error::{Error, FieldError, Result};
+use crate::error::{Error, FieldError, Reason, Result};
 use crate::kinds::KindDef;
 use crate::validate;
 
@@ -41,7 +41,9 @@ pub(super) fn create(
     fill_type(kind, &mut object)?;
     set_namespace(kind, namespace, &mut object)?;
     if !object["metadata"]["resourceVersion"].as_str().unwrap_or("").is_empty() {
-        return Err(Error::bad_request("resourceVersion should not be set on objects to be created"));
+        // The real server says so as an error of its own, not of the client.
+        let message = "resourceVersion should not be set on objects to be created";
+        return Err(Error::new(Reason::InternalError, message));
     }
     set_defaults(kind, &mut object)?;
     let metadata = metadata_of(&mut object);
@@ -168,9 +170,9 @@ fn set_namespace(kind: &KindDef, namespace: &str, object: &mut Value) -> Result<
     if given.is_empty() {
         metadata.insert("namespace".into(), namespace.into());
     } else if given != namespace {
-        return Err(Error::bad_request(format!(
-            "the namespace of the provided object does not match the namespace sent on the request"
-        )));
+        return Err(Error::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
     }
     Ok(())
 }
@@ -203,7 +205,11 @@ fn check_identity(kind: &KindDef, old: &Value, new: &Value) -> Result<()> {
     }
     let (given, stored) = (text(new, "uid"), text(old, "uid"));
     if !given.is_empty() && given != stored {
-        let why = format!("Precondition failed: UID in precondition: {given}, UID in object meta: {stored}");
+        let place = format!("/registry/{}/{}", kind.plural, super::key_of(old).0);
+        let why = format!(
+            "StorageError: invalid object, Code: 4, Key: {place}/{name}, ResourceVersion: 0, AdditionalErrorMsg: \
+             Precondition failed: UID in precondition: {given}, UID in object meta: {stored}"
+        );
         return Err(Error::conflict(kind, name, &why));
     }
     Ok(())

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use super::options::{List, ListOptions, VersionMatch};
 use super::sqlite;
 use super::txn::{self, Event};
-use crate::error::{Error, Reason, Result};
+use crate::error::{Error, FieldError, Reason, Result};
 use crate::kinds::KindDef;
 
 /// Connections that read at once: more only contend for two cores.
@@ -72,7 +72,7 @@ impl Continue {
     fn decode(text: &str) -> Result<Self> {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok();
         bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).ok_or_else(|| {
-            Error::bad_request("continue key is not valid: it must be the token that the last page returned")
+            Error::bad_request("invalid continue token: it must be the one that the last page returned")
         })
     }
 }
@@ -131,8 +131,13 @@ fn check_version(connection: &Connection, at: u64, newest: u64, continued: bool)
 }
 
 fn too_large(asked: u64, newest: u64) -> Error {
-    let message = format!("Too large resource version: {asked}, current: {newest}");
-    Error::new(Reason::Timeout, message).retry_after(1)
+    let message = format!("Timeout: Too large resource version: {asked}, current: {newest}");
+    let cause = FieldError {
+        reason: "ResourceVersionTooLarge",
+        field: String::new(),
+        message: "Too large resource version".to_owned(),
+    };
+    Error::new(Reason::Timeout, message).retry_after(1).with_causes(vec![cause])
 }
 
 /// A version that a client sent: absent, empty and 0 mean any.

@@ -50,13 +50,16 @@ pub(super) struct Writer {
     queue: mpsc::Sender<Box<dyn Work>>,
 }
 
+/// Learns the kinds anew from what is stored.
+pub(super) type KindsChanged = Box<dyn Fn(&Connection) -> Result<()> + Send>;
+
 /// What the thread needs besides the connection.
 pub(super) struct Setup {
     pub(super) connection: Connection,
     pub(super) feed: Feed,
     pub(super) history: u64,
     /// Called after a commit that changed the set of kinds, before anybody is answered.
-    pub(super) kinds_changed: Box<dyn Fn(&Connection) -> Result<()> + Send>,
+    pub(super) kinds_changed: KindsChanged,
 }
 
 impl Writer {

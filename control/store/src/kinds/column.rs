@@ -83,12 +83,12 @@ impl Column {
     pub fn cell(&self, object: &Value, now: OffsetDateTime) -> Value {
         match &self.cell {
             Cell::Function(function) => function(object, now),
-            Cell::Path(path) => self.from_path(path, object, now),
+            Cell::Path(path) => self.at_path(path, object, now),
         }
     }
 
     /// A custom column as the real server shows it: dates as ages, lists and maps as JSON.
-    fn from_path(&self, path: &JsonPath, object: &Value, now: OffsetDateTime) -> Value {
+    fn at_path(&self, path: &JsonPath, object: &Value, now: OffsetDateTime) -> Value {
         let found = path.find(object);
         let Some(first) = found.first() else { return Value::Null };
         match (self.kind.as_str(), first) {
