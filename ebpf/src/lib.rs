@@ -21,6 +21,7 @@ mod error;
 mod kernel;
 mod maps;
 mod memory;
+mod metrics;
 mod pin;
 mod route;
 pub mod sockets;
@@ -41,6 +42,7 @@ pub use error::Error;
 pub use kernel::Capacity;
 pub use maps::MapError;
 pub use memory::Memory;
+pub use metrics::Metrics;
 pub use status::{Counters, Feature, State, Status};
 pub use table::Applied;
 
