@@ -84,16 +84,25 @@ impl Group {
         place: &Place,
         pins: Option<&Pins>,
     ) -> Result<Self, Error> {
-        let mut programs = Vec::new();
+        let mut group = Self { hook, programs: Vec::new() };
         for (name, attach_type, program) in loaded {
             let pin = pins.map(|pins| pins.link(name));
-            let link = match pin.as_deref().and_then(|pin| adopt(pin, &program, &hook, place)) {
+            let link = match pin.as_deref().and_then(|pin| adopt(pin, &program, &group.hook, place)) {
                 Some(link) => link,
-                None => attach_anew(name, &program, attach_type, place, pin.as_deref())?,
+                None => attach_anew(name, &program, attach_type, place, pin.as_deref())
+                    .inspect_err(|_| group.unpin(pins))?,
             };
-            programs.push(Attached { name, attach_type, program, link });
+            group.programs.push(Attached { name, attach_type, program, link });
         }
-        Ok(Self { hook, programs })
+        Ok(group)
+    }
+
+    /// Takes the pins away: half a group would translate one way only.
+    fn unpin(&self, pins: Option<&Pins>) {
+        for (pins, attached) in pins.into_iter().flat_map(|pins| self.programs.iter().map(move |a| (pins, a)))
+        {
+            fs::remove_file(pins.link(attached.name)).ok();
+        }
     }
 
     /// Attaches again what lost its hook: a cgroup that was deleted and made anew.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use aya::maps::Map;
@@ -33,6 +33,10 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/da
 /// is between its two look-ups for microseconds, unless its processor is taken away from it.
 const RETIRE_AFTER: Duration = Duration::from_millis(5);
 
+/// How often the routes are looked at even if nothing changed: other programs of a host (systemd-networkd
+/// for one) remove routes that they do not know.
+const LOOK_AT_ROUTES: Duration = Duration::from_secs(10);
+
 /// Where the datapath belongs and how it is kept.
 #[derive(Clone, Debug, Default)]
 pub struct LoadConfig {
@@ -55,7 +59,8 @@ pub struct LoadConfig {
 pub struct Datapath {
     maps: KernelMaps,
     table: Table,
-    ranges: Option<BTreeMap<IpNet, u32>>,
+    ranges: BTreeMap<IpNet, u32>,
+    routes_seen: Option<Instant>,
     routes: Routes,
     near: Result<Group, Error>,
     far: Result<Group, Error>,
@@ -97,7 +102,7 @@ impl Datapath {
         let kernel = Kernel::probe();
         let mut object = load_object(kernel, config.capacity, pins.as_ref())?;
         let mut maps = KernelMaps::take(&mut object, config.capacity)?;
-        let (table, retired) = Table::adopt(&maps)?;
+        let (table, retired) = Table::adopt(&maps, epoch())?;
         retired.delete(&mut maps)?;
         let near = Group::near(&mut object, &cgroup, pins.as_ref());
         let far = Group::far(&mut object, pins.as_ref());
@@ -110,9 +115,20 @@ impl Datapath {
             tracing::warn!(%error, "pins of another version could not be removed");
         }
         let routes = Routes::open(&config.node_addresses)?;
-        let datapath =
-            Self { maps, table, ranges: None, routes, near, far, cgroup, pins, pin_problem, kernel, object };
-        Ok(datapath)
+        Ok(Self {
+            maps,
+            table,
+            ranges: BTreeMap::new(),
+            routes_seen: None,
+            routes,
+            near,
+            far,
+            cgroup,
+            pins,
+            pin_problem,
+            kernel,
+            object,
+        })
     }
 
     /// Ends the agent's part: what is pinned stays in force, all else is removed.
@@ -162,12 +178,16 @@ impl Datapath {
         let wanted: BTreeMap<IpNet, u32> = services.chain(pods).collect();
         // Without the steering program a local route would lead to the host's own listeners.
         let routed = if self.far.is_ok() { wanted.keys().copied().collect() } else { BTreeSet::new() };
-        if self.ranges.as_ref() != Some(&wanted) {
-            self.routes.retain(&routed).await?;
-            self.maps.set_ranges(&wanted)?;
-            self.routes.add(&routed).await?;
-            self.ranges = Some(wanted);
+        let is_fresh = self.routes_seen.is_some_and(|seen| seen.elapsed() < LOOK_AT_ROUTES);
+        if is_fresh && self.ranges == wanted {
+            return Ok(());
         }
+        self.routes_seen = None;
+        self.routes.retain(&routed).await?;
+        self.maps.set_ranges(&wanted)?;
+        self.routes.add(&routed).await?;
+        self.ranges = wanted;
+        self.routes_seen = Some(Instant::now());
         Ok(())
     }
 
@@ -258,6 +278,12 @@ impl fmt::Debug for Datapath {
             .field("kernel", &self.kernel)
             .finish_non_exhaustive()
     }
+}
+
+/// Seconds of the clock. A clock that went backwards costs nothing but a rare wrong guess about where an
+/// unconnected UDP socket went before.
+fn epoch() -> u32 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() as u32)
 }
 
 /// The pins to use, if any; what is pinned in another shape is discarded.

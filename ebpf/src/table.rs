@@ -53,9 +53,12 @@ pub(crate) struct Table {
 impl Table {
     /// Takes over what the maps hold, as after a restart of the agent. What belongs to no entry
     /// (a write that was cut off) is retired.
-    pub(crate) fn adopt(maps: &impl Maps) -> Result<(Self, Retired), MapError> {
+    ///
+    /// `epoch` grows from start to start, as the seconds of the clock do: generations count on from it,
+    /// since open sockets remember some that are no longer in the maps.
+    pub(crate) fn adopt(maps: &impl Maps, epoch: u32) -> Result<(Self, Retired), MapError> {
         let mut lists: BTreeMap<(u32, u32), BTreeMap<u32, abi::Backend>> = BTreeMap::new();
-        let mut table = Self::default();
+        let mut table = Self { last_generation: epoch, ..Self::default() };
         for (key, backend) in maps.backends()? {
             table.last_generation = table.last_generation.max(key.generation);
             table.last_id = table.last_id.max(key.service);

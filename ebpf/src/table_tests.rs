@@ -112,11 +112,12 @@ fn adoption_finds_everything_and_retires_what_was_cut_off() {
     apply(&mut table, &want, &mut maps);
     let orphan = abi::BackendKey { service: 77, generation: 99, slot: 0 };
     maps.backends.insert(orphan, abi::Backend::default());
-    let (mut adopted, retired) = Table::adopt(&maps).unwrap();
+    let (mut adopted, retired) = Table::adopt(&maps, 50).unwrap();
     assert_eq!(retired.backends, [orphan]);
     assert_eq!(apply(&mut adopted, &want, &mut maps).changed, 0);
     // Identifiers and generations in the maps are never given out twice.
     assert!(adopted.last_id >= 77 && adopted.last_generation >= 99);
+    assert_eq!(Table::adopt(&MemoryMaps::default(), 50).unwrap().0.last_generation, 50);
 }
 
 fn any_target() -> impl Strategy<Value = Target> {
