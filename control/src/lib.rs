@@ -6,6 +6,7 @@ pub mod access;
 pub mod config;
 pub mod forward;
 pub mod https;
+pub mod hub;
 pub mod install;
 pub mod join;
 pub mod kubelet;

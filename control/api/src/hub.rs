@@ -55,6 +55,15 @@ impl Key {
         Self { kind: kind.to_string(), namespace: namespace.to_owned(), name: name.to_owned() }
     }
 
+    /// Whether it names an object of `kind`.
+    pub fn is(&self, kind: &Kind) -> bool {
+        match self.kind.strip_prefix(kind.plural) {
+            Some("") => kind.group.is_empty(),
+            Some(group) => group.strip_prefix('.') == Some(kind.group),
+            None => false,
+        }
+    }
+
     /// Key and version of an object from its own fields; `None` if it lacks name, kind or `apiVersion`, or is
     /// of a kind that this release does not know.
     pub fn of(object: &Value) -> Option<(&'static Kind, Self, Version)> {
@@ -382,6 +391,10 @@ mod tests {
         assert_eq!((version.uid.as_str(), version.resource_version.as_str()), ("u", "5"));
         assert!(Key::of(&json!({"apiVersion": "v9", "kind": "Pod", "metadata": {"name": "a"}})).is_none());
         assert!(Key::of(&json!([])).is_none());
+        for kind in crate::kind::ALL {
+            let same = crate::kind::ALL.iter().filter(|other| Key::new(kind, "", "a").is(other));
+            assert_eq!(same.collect::<Vec<_>>(), [kind]);
+        }
     }
 
     proptest! {

@@ -24,5 +24,5 @@ pub use join::{JoinConfig, JoinError, join};
 pub use membership::{Membership, MembershipError};
 pub use metastore::{Change, Metastore, Subscription, Update};
 pub use outbox::{MAX_EVENTS, Outbox};
-pub use overlay::{Overlay, Pipe};
+pub use overlay::{Overlay, Pipe, TunnelOverlay};
 pub use session::{RequestError, Session, SessionError};
