@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::lab::Link;
+use crate::build::Link;
 use crate::{Lab, NatKind, Result};
 
 /// One fault, or the end of one.

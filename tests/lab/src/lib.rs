@@ -11,6 +11,7 @@
 //! run side by side: every name outside a namespace begins with the lab's.
 
 mod bpf;
+mod build;
 mod capture;
 mod cgroup;
 pub mod containerd;
@@ -26,12 +27,13 @@ mod shell;
 mod state;
 pub mod topology;
 
+pub use build::Link;
 pub use capture::Capture;
 pub use cgroup::Hierarchy;
 pub use error::{Error, Result};
 pub use fault::Fault;
 pub use host::Host;
-pub use lab::{HostStatus, Lab, Link, Status};
+pub use lab::{HostStatus, Lab, Status};
 pub use nat::{Counters, NatKind};
 pub use process::Process;
 pub use topology::Topology;

@@ -1,0 +1,216 @@
+//! Makes the parts of a lab and plugs them together, and changes them while it is up.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+
+use nix::mount::{MsFlags, mount};
+
+use crate::lab::mounts_below;
+use crate::nat::{self, NatKind, Ruleset};
+use crate::network::{self, Cable};
+use crate::state::NatState;
+use crate::topology::NatSpec;
+use crate::{Error, Lab, Result, shell};
+
+/// State of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// Carries.
+    Whole,
+    /// Without carrier, as an unplugged cable.
+    Cut,
+    /// With carrier, but nothing passes, as behind a dead uplink.
+    Silent,
+}
+
+impl Lab {
+    /// Makes a NAT behave otherwise from now on; it forgets its mappings.
+    ///
+    /// # Errors
+    /// Where there is no such NAT.
+    pub fn set_nat_kind(&mut self, name: &str, kind: NatKind) -> Result<()> {
+        self.nat(name)?;
+        self.state.nats.insert(name.into(), NatState { kind, rebinds: 0 });
+        self.renew_nat(name)
+    }
+
+    /// Makes a NAT forget its mappings and map the ports of the overlay to others.
+    ///
+    /// # Errors
+    /// Where there is no such NAT.
+    pub fn rebind_nat(&mut self, name: &str) -> Result<()> {
+        self.nat(name)?;
+        if let Some(state) = self.state.nats.get_mut(name) {
+            state.rebinds += 1;
+        }
+        self.renew_nat(name)
+    }
+
+    /// Cuts the first link of a host or NAT (the NAT's is its outside), or restores it.
+    ///
+    /// # Errors
+    /// Where nothing has that name.
+    pub fn set_link(&self, name: &str, link: Link) -> Result<()> {
+        let cable = self.cables().into_iter().find(|(owner, _, _)| owner == name).ok_or_else(|| {
+            let known: Vec<_> = self.cables().into_iter().map(|(owner, _, _)| owner).collect();
+            Error::Unknown { what: "host or NAT", name: name.into(), known: known.join(", ") }
+        })?;
+        match link {
+            Link::Cut => cable.1.cut(false),
+            Link::Silent => cable.1.cut(true),
+            Link::Whole => {
+                cable.1.restore()?;
+                // With the carrier the kernel dropped the routes.
+                let station = &cable.1.station;
+                self.gateway(name).map_or(Ok(()), |gateway| network::default_route(station, Some(gateway)))
+            }
+        }
+    }
+
+    /// Starts a killed host again: fresh namespaces, an empty /run, its disk as it was.
+    ///
+    /// # Errors
+    /// Where there is no such host, or its processes do not die.
+    pub fn boot(&self, name: &str) -> Result<()> {
+        let host = self.host(name)?;
+        self.unplug(name);
+        host.make()?;
+        self.connect(name)
+    }
+
+    pub(crate) fn make(&mut self) -> Result<()> {
+        self.make_holder()?;
+        for segment in &self.state.topology.segments {
+            network::make_segment(&self.netns(segment))?;
+        }
+        for host in self.hosts() {
+            if !host.is_up() {
+                self.unplug(host.name());
+                host.make()?;
+            }
+            self.connect(host.name())?;
+        }
+        for nat in self.state.topology.nats.clone() {
+            self.make_nat(&nat)?;
+        }
+        Ok(())
+    }
+
+    /// Files that hold mount namespaces must not be on a mount that propagates.
+    fn make_holder(&self) -> Result<()> {
+        let holder = self.directory.join("ns");
+        fs::create_dir_all(&holder).map_err(Error::io("create", &holder))?;
+        if mounts_below(&holder)?.contains(&holder) {
+            return Ok(());
+        }
+        let none = None::<&str>;
+        let failed = |errno: nix::errno::Errno| Error::io("mount", &holder)(errno.into());
+        mount(Some(&holder), &holder, none, MsFlags::MS_BIND, none).map_err(failed)?;
+        mount(none, &holder, none, MsFlags::MS_PRIVATE, none).map_err(failed)
+    }
+
+    fn make_nat(&mut self, spec: &NatSpec) -> Result<()> {
+        let netns = self.netns(&spec.name);
+        let fresh = !netns.exists();
+        if fresh {
+            netns.remove();
+            netns.create()?;
+            network::forward(&netns)?;
+        }
+        self.connect(&spec.name)?;
+        if fresh {
+            let neighbours = self.state.topology.neighbours(&spec.outside.segment, &spec.name);
+            netns.nft(
+                &ruleset(spec, NatState { kind: spec.kind, rebinds: 0 }, &neighbours).render_counters(),
+            )?;
+        }
+        let known = self.state.nats.get(&spec.name).copied();
+        if fresh || known.is_none_or(|nat| nat.kind != spec.kind) {
+            self.set_nat_kind(&spec.name, spec.kind)?;
+        }
+        Ok(())
+    }
+
+    fn renew_nat(&self, name: &str) -> Result<()> {
+        let (spec, state) = self.nat(name)?;
+        self.state.save(&self.directory)?;
+        let netns = self.netns(name);
+        netns.nft(&ruleset(spec, state, &[]).render())?;
+        shell::run(netns.command("conntrack").arg("-F")).map(drop)
+    }
+
+    pub(crate) fn nat(&self, name: &str) -> Result<(&NatSpec, NatState)> {
+        let nats = &self.state.topology.nats;
+        let spec = nats.iter().find(|nat| nat.name == name).ok_or_else(|| {
+            let known: Vec<_> = nats.iter().map(|nat| nat.name.as_str()).collect();
+            Error::Unknown { what: "NAT", name: name.into(), known: known.join(", ") }
+        })?;
+        let state = self.state.nats.get(name).copied();
+        Ok((spec, state.unwrap_or(NatState { kind: spec.kind, rebinds: 0 })))
+    }
+
+    /// Plugs in every cable of a host or NAT, and its link to the machine.
+    fn connect(&self, name: &str) -> Result<()> {
+        for (_, cable, addresses) in self.cables().into_iter().filter(|(owner, _, _)| owner == name) {
+            cable.plug(&addresses)?;
+        }
+        let netns = self.netns(name);
+        if let Some(link) = self.state.machine_links.get(name) {
+            let spec = self.state.topology.hosts.iter().find(|host| host.name == name);
+            network::link_machine(&netns, link, spec.map_or(&[], |host| &host.machine_ports))?;
+        }
+        network::default_route(&netns, self.gateway(name))
+    }
+
+    fn unplug(&self, name: &str) {
+        for (_, cable, _) in self.cables().into_iter().filter(|(owner, _, _)| owner == name) {
+            cable.unplug();
+        }
+        if let Some(link) = self.state.machine_links.get(name) {
+            network::unlink_machine(link);
+        }
+    }
+
+    fn gateway(&self, name: &str) -> Option<IpAddr> {
+        let topology = &self.state.topology;
+        let host = topology.hosts.iter().find(|host| host.name == name).and_then(|host| host.gateway);
+        host.or_else(|| topology.nats.iter().find(|nat| nat.name == name).and_then(|nat| nat.gateway))
+    }
+
+    /// Every cable with whose it is and the addresses at its end; a NAT's outside comes before its inside.
+    fn cables(&self) -> Vec<(String, Cable, Vec<ipnet::IpNet>)> {
+        let topology = &self.state.topology;
+        let mut plugged: BTreeMap<&str, usize> = BTreeMap::new();
+        topology
+            .interfaces()
+            .map(|(owner, interface)| {
+                let count = plugged.entry(owner).or_default();
+                let number = *count;
+                *count += 1;
+                let is_nat = topology.nats.iter().any(|nat| nat.name == owner);
+                let cable = Cable {
+                    segment: self.netns(&interface.segment),
+                    port: format!("{owner}.{number}"),
+                    station: self.netns(owner),
+                    interface: match (is_nat, number) {
+                        (true, 0) => nat::WAN.into(),
+                        (true, _) => nat::LAN.into(),
+                        (false, _) => format!("eth{number}"),
+                    },
+                };
+                (owner.to_owned(), cable, interface.addresses.clone())
+            })
+            .collect()
+    }
+}
+
+fn ruleset<'a>(spec: &NatSpec, state: NatState, neighbours: &'a [(String, Vec<IpAddr>)]) -> Ruleset<'a> {
+    let address = spec.outside.addresses.iter().map(ipnet::IpNet::addr).find(IpAddr::is_ipv4);
+    Ruleset {
+        kind: state.kind,
+        address: address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        neighbours,
+        rebinds: state.rebinds,
+    }
+}

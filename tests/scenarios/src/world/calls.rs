@@ -1,0 +1,151 @@
+//! Calls into the system: by kubectl and meshctl from the machine, and from within hosts and pods.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::{CALL, World};
+use crate::command::{self, Done};
+
+/// The Service of the example, as a pod calls it.
+pub(crate) const ORDERS: &str = "orders.shop.svc.cluster.local";
+
+impl World {
+    /// kubectl, told where to go.
+    pub(crate) fn kubectl_command(&self) -> Command {
+        let mut kubectl = Command::new("kubectl");
+        kubectl.arg("--kubeconfig").arg(self.kubeconfig());
+        kubectl
+    }
+
+    /// Runs kubectl from the machine's own namespace.
+    pub(crate) fn try_kubectl(&self, arguments: &str, input: &str) -> Result<Done> {
+        let mut kubectl = self.kubectl_command();
+        command::run(kubectl.args(arguments.split_whitespace()), input, Duration::from_secs(90))
+    }
+
+    /// Runs kubectl and wants it to succeed.
+    pub(crate) fn kubectl(&self, arguments: &str) -> Result<String> {
+        self.try_kubectl(arguments, "")?.output(&format!("kubectl {arguments}"))
+    }
+
+    /// Applies a manifest, which is deleted when the scenario is over.
+    pub(crate) fn apply(&mut self, manifest: &str) -> Result<()> {
+        self.try_kubectl("apply -f -", manifest)?.output("kubectl apply")?;
+        let manifest = manifest.to_owned();
+        self.undo.push(Box::new(move |world| {
+            let done = world.try_kubectl("delete --ignore-not-found --wait=true -f -", &manifest)?;
+            done.output("kubectl delete").map(drop)
+        }));
+        Ok(())
+    }
+
+    /// Runs meshctl from the machine's own namespace.
+    pub(crate) fn meshctl_text(&self, arguments: &str) -> Result<String> {
+        let mut meshctl = Command::new(self.program("meshctl"));
+        meshctl.env("KUBECONFIG", self.kubeconfig()).args(arguments.split_whitespace());
+        command::run(&mut meshctl, "", CALL)?.output(&format!("meshctl {arguments}"))
+    }
+
+    /// As [`Self::meshctl_text`], and reads its JSON.
+    pub(crate) fn meshctl(&self, arguments: &str) -> Result<serde_json::Value> {
+        json(arguments, &self.meshctl_text(&format!("{arguments} -o json"))?)
+    }
+
+    /// Runs meshctl in an edge host, by the socket of its agent, and reads its JSON: it needs no cloud.
+    pub(crate) fn meshctl_at(&self, host: &str, arguments: &str) -> Result<serde_json::Value> {
+        let program = self.program("meshctl").display().to_string();
+        let head = [program.as_str(), "--socket", "/run/edgeloom/edgecore.sock"];
+        let words: Vec<_> = arguments.split_whitespace().collect();
+        let done = self.in_host(host, &[&head[..], &words, &["-o", "json"]].concat())?;
+        json(arguments, &done.output(&format!("meshctl {arguments} on {host}"))?)
+    }
+
+    /// Runs a command line in a host.
+    pub(crate) fn in_host(&self, host: &str, words: &[&str]) -> Result<Done> {
+        self.in_host_for(CALL, host, words)
+    }
+
+    fn in_host_for(&self, limit: Duration, host: &str, words: &[&str]) -> Result<Done> {
+        let mut command = self.host(host)?.command(words.first().copied().unwrap_or("true"))?;
+        command::run(command.args(words.iter().skip(1)), "", limit)
+    }
+
+    /// Runs a command line in a container by way of the node's own runtime: it needs neither the cloud
+    /// nor the agent.
+    pub(crate) fn in_container(&self, host: &str, container: &str, words: &[&str]) -> Result<Done> {
+        self.in_container_for(CALL, host, container, words)
+    }
+
+    /// As [`Self::in_container`], for what takes longer.
+    pub(crate) fn in_container_for(
+        &self,
+        limit: Duration,
+        host: &str,
+        container: &str,
+        words: &[&str],
+    ) -> Result<Done> {
+        let id = format!("scenario-{}", unique());
+        let socket = edgeloom_lab::containerd::SOCKET;
+        let head = ["ctr", "-a", socket, "-n", "k8s.io", "tasks", "exec", "--exec-id", &id, container];
+        self.in_host_for(limit, host, &[&head[..], words].concat())
+    }
+
+    /// Id of the first running container of that name on a host.
+    pub(crate) fn container(&self, host: &str, name: &str) -> Result<String> {
+        let filter = format!("labels.\"io.kubernetes.container.name\"=={name}");
+        let socket = edgeloom_lab::containerd::SOCKET;
+        let list = self
+            .in_host(host, &["ctr", "-a", socket, "-n", "k8s.io", "containers", "ls", "-q", &filter])?
+            .output("ctr containers ls")?;
+        let tasks = self
+            .in_host(host, &["ctr", "-a", socket, "-n", "k8s.io", "tasks", "ls"])?
+            .output("ctr tasks ls")?;
+        let runs = |id: &&str| tasks.lines().any(|line| line.starts_with(*id) && line.contains("RUNNING"));
+        list.lines()
+            .find(runs)
+            .map(str::to_owned)
+            .with_context(|| format!("no container {name} runs on {host}"))
+    }
+
+    /// Runs a command line in the example's client pod at site A.
+    pub(crate) fn in_client(&self, words: &[&str]) -> Result<Done> {
+        self.in_container("edge-a", &self.container("edge-a", "client")?, words)
+    }
+
+    /// What the Service of the other site answers a fresh HTTP request of the client pod.
+    pub(crate) fn call_orders(&self) -> Result<String> {
+        let url = format!("http://{ORDERS}/");
+        self.in_client(&["curl", "-sS", "--max-time", "5", &url])?.output("the call across sites")
+    }
+
+    /// As [`Self::call_orders`], and the answer must come from site B.
+    pub(crate) fn expect_orders(&self) -> Result<()> {
+        let answer = self.call_orders()?;
+        if answer.contains(r#""site":"site-b""#) {
+            return Ok(());
+        }
+        bail!("the answer does not come from site B: {answer}")
+    }
+
+    /// The call across sites must fail now, and go on failing.
+    pub(crate) fn expect_no_orders(&self, because: &str) -> Result<()> {
+        for _ in 0..2 {
+            if let Ok(answer) = self.call_orders() {
+                bail!("the call across sites succeeds although {because}: {answer}");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn json(arguments: &str, out: &str) -> Result<serde_json::Value> {
+    serde_json::from_str(out).with_context(|| format!("meshctl {arguments} wrote no JSON: {out}"))
+}
+
+/// A number that was not given before in this run, nor in the last seconds of another.
+fn unique() -> u128 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |since| since.as_nanos())
+}

@@ -1,0 +1,151 @@
+//! The system under test: the quickstart's, in a lab of its own, brought up when the first scenario asks.
+
+mod calls;
+mod faults;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use edgeloom_lab::{Host, Lab};
+
+use crate::command::{self, Done, eventually};
+use crate::mechanism::Mechanism;
+
+pub(crate) use calls::ORDERS;
+pub(crate) use faults::fault;
+
+/// Name of the lab; the quickstart's own has another.
+const LAB: &str = "scenarios";
+/// Directory of labs.
+const ROOT: &str = "/var/lib/edgeloom-lab";
+/// What bring-up may take when everything is built.
+const BRING_UP: Duration = Duration::from_secs(300);
+/// What one call of kubectl or curl may take.
+pub(crate) const CALL: Duration = Duration::from_secs(15);
+
+/// Something to do when the scenario is over.
+type Undo = Box<dyn FnOnce(&mut World) -> Result<()>>;
+
+/// The system, and what a scenario has done to it.
+pub(crate) struct World {
+    repository: PathBuf,
+    /// How long the cloud is gone where it is gone for long.
+    pub(crate) offline_seconds: u64,
+    lab: Option<Lab>,
+    /// Why it cannot be brought up; it is not tried twice.
+    broken: Option<String>,
+    undo: Vec<Undo>,
+    sabotage: Option<Mechanism>,
+}
+
+impl World {
+    /// Nothing is up yet.
+    pub(crate) fn new(repository: &Path, offline_seconds: u64) -> Self {
+        let repository = repository.canonicalize().unwrap_or_else(|_| repository.to_owned());
+        Self { repository, offline_seconds, lab: None, broken: None, undo: Vec::new(), sabotage: None }
+    }
+
+    /// The mechanism that is broken in every scenario from now on.
+    pub(crate) fn sabotage(&mut self, mechanism: Option<Mechanism>) {
+        self.sabotage = mechanism;
+    }
+
+    /// Brings the system up, if it is not, and breaks what is to be broken.
+    pub(crate) fn ready(&mut self) -> Result<()> {
+        if let Some(reason) = &self.broken {
+            bail!("the system did not come up: {reason}");
+        }
+        if self.lab.is_none() {
+            self.bring_up().inspect_err(|error| self.broken = Some(format!("{error:#}")))?;
+        }
+        self.sabotage.map_or(Ok(()), |mechanism| mechanism.break_it(self))
+    }
+
+    /// Runs the quickstart: brings everything up, or makes it whole.
+    pub(crate) fn bring_up(&mut self) -> Result<()> {
+        let out = self.quickstart("up")?.output("deploy/quickstart.sh up")?;
+        println!("{}", out.lines().map(|line| format!("  | {line}\n")).collect::<String>());
+        self.lab = Some(Lab::open(Path::new(ROOT), LAB)?);
+        Ok(())
+    }
+
+    /// Calls the quickstart with these words.
+    pub(crate) fn quickstart(&self, words: &str) -> Result<Done> {
+        let mut script = Command::new(self.repository.join("deploy/quickstart.sh"));
+        command::run(script.args(words.split_whitespace()).env("LAB_NAME", LAB), "", BRING_UP)
+    }
+
+    /// Starts the control alone, as the quickstart does.
+    pub(crate) fn start_control(&self) -> Result<()> {
+        self.quickstart("__step start_control")?.output("starting the control").map(drop)
+    }
+
+    /// Starts what runs on an edge host alone, as the quickstart does.
+    pub(crate) fn start_edge(&self, host: &str) -> Result<()> {
+        self.quickstart(&format!("__step start_edge {host}"))?.output("starting the edge").map(drop)
+    }
+
+    /// The lab has been taken down by other means.
+    pub(crate) fn forget(&mut self) {
+        self.lab = None;
+        self.undo.clear();
+    }
+
+    /// Removes the lab, if there is one.
+    pub(crate) fn down(&mut self) -> Result<()> {
+        match self.lab.take() {
+            Some(_) => Ok(Lab::down(Path::new(ROOT), LAB)?),
+            None => Ok(()),
+        }
+    }
+
+    /// The lab.
+    pub(crate) fn lab(&self) -> Result<&Lab> {
+        self.lab.as_ref().context("the lab is not up")
+    }
+
+    fn lab_mut(&mut self) -> Result<&mut Lab> {
+        self.lab.as_mut().context("the lab is not up")
+    }
+
+    /// A host of the lab.
+    pub(crate) fn host(&self, name: &str) -> Result<Host> {
+        Ok(self.lab()?.host(name)?)
+    }
+
+    /// A program of this workspace.
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        self.repository.join("target/debug").join(name)
+    }
+
+    /// A file of the repository.
+    pub(crate) fn file(&self, path: &str) -> PathBuf {
+        self.repository.join(path)
+    }
+
+    fn kubeconfig(&self) -> PathBuf {
+        Path::new(ROOT).join(LAB).join("admin.conf")
+    }
+
+    /// Mends what the scenario broke, last first, and waits until the call across sites works again.
+    pub(crate) fn undo(&mut self) -> Result<()> {
+        if self.undo.is_empty() {
+            return Ok(());
+        }
+        let mut failure = None;
+        while let Some(undo) = self.undo.pop() {
+            if let Err(error) = undo(self) {
+                failure.get_or_insert(error.context("the lab could not be mended"));
+            }
+        }
+        let settled = eventually(Duration::from_secs(60), || self.expect_orders());
+        failure.map_or(settled.context("after the scenario"), Err)
+    }
+
+    /// Something to do when the scenario is over.
+    pub(crate) fn afterwards(&mut self, undo: impl FnOnce(&mut Self) -> Result<()> + 'static) {
+        self.undo.push(Box::new(undo));
+    }
+}
