@@ -3,4 +3,5 @@
 pub mod cri;
 pub mod edged;
 pub mod kubelet;
+pub mod node;
 pub mod volumes;

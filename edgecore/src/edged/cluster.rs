@@ -1,5 +1,6 @@
 //! What edged needs of the rest of the node: the objects that the cloud sent, and a way to answer.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use edgeloom_api::kind::Kind;
@@ -46,8 +47,10 @@ pub enum Report {
     },
     /// Merge patch of the own Node's `.status`.
     NodeStatus(Value),
-    /// The own Node's Lease.
+    /// `spec` of the own Node's Lease.
     Lease(Value),
+    /// Annotations of the own Node; `None` removes one.
+    NodeAnnotations(BTreeMap<String, Option<String>>),
     /// An Event, complete; a later one of the same name takes its place.
     Event(Value),
     /// Nothing of the pod is left here: its object may go.

@@ -12,9 +12,9 @@ use crate::edged::cluster::Report;
 use crate::edged::events::Recorder;
 use crate::edged::testing::Memory;
 
-struct Live {
-    memory: Arc<Memory>,
-    node: Arc<Node>,
+pub(crate) struct Live {
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) node: Arc<Node>,
     image: String,
 }
 
@@ -23,7 +23,7 @@ fn variable(name: &str) -> String {
 }
 
 impl Live {
-    fn new(root: &Path) -> Self {
+    pub(crate) fn new(root: &Path) -> Self {
         let memory = Arc::new(Memory::default());
         let cluster: Arc<dyn cluster::Cluster> = memory.clone();
         let cri = Cri::new(Path::new(&variable("EDGECORE_TEST_CRI"))).unwrap();
@@ -52,7 +52,7 @@ impl Live {
         Self { memory, node: Arc::new(node), image: variable("EDGECORE_TEST_IMAGE") }
     }
 
-    fn put(&self, name: &str, uid: &str, spec: Value) {
+    pub(crate) fn put(&self, name: &str, uid: &str, spec: Value) {
         self.put_with(name, uid, spec, json!({}));
     }
 
@@ -70,7 +70,7 @@ impl Live {
             .put(&kind::POD, json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}));
     }
 
-    fn last_status(&self, of: &str) -> Value {
+    pub(crate) fn last_status(&self, of: &str) -> Value {
         let reports = self.memory.reports.lock().unwrap();
         let found = reports.iter().rev().find_map(|report| match report {
             Report::PodStatus { uid, status, .. } if uid == of => Some(status.clone()),
@@ -79,7 +79,7 @@ impl Live {
         found.unwrap_or_default()
     }
 
-    async fn until(&self, what: &str, test: impl Fn(&Self) -> bool) {
+    pub(crate) async fn until(&self, what: &str, test: impl Fn(&Self) -> bool) {
         let began = Instant::now();
         while !test(self) {
             if began.elapsed() > Duration::from_secs(40) {
@@ -95,7 +95,7 @@ impl Live {
         reports.iter().any(|report| matches!(report, Report::Event(event) if event["reason"] == reason))
     }
 
-    fn start(&self) -> (CancellationToken, tokio::task::JoinHandle<()>) {
+    pub(crate) fn start(&self) -> (CancellationToken, tokio::task::JoinHandle<()>) {
         let cancel = CancellationToken::new();
         (cancel.clone(), tokio::spawn(Edged::run(Arc::clone(&self.node), cancel)))
     }

@@ -276,4 +276,4 @@ impl Edged {
 
 #[cfg(test)]
 #[path = "live_tests.rs"]
-mod live_tests;
+pub(crate) mod live_tests;

@@ -1,0 +1,136 @@
+//! Tells the cloud of the node: its status when that changes and every five minutes, its Lease every ten
+//! seconds, as kubelet does.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use edgeloom_api::{kind, names};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::macros::format_description;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use super::machine::{self, Machine};
+use super::status::{self, Measured};
+use crate::cri::proto::{ListImagesRequest, StatusRequest, VersionRequest};
+use crate::edged::Node;
+use crate::edged::cluster::{ClusterError, Report};
+
+/// How often the Lease is renewed and the node measured.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// How often the status is told although nothing has changed.
+const FULL: Duration = Duration::from_secs(300);
+/// How long the Lease stands without renewal, in seconds.
+const LEASE_SECONDS: u32 = 40;
+
+/// What it tells beside what it measures.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Pods at most.
+    pub max_pods: u32,
+}
+
+/// Reports until `cancel`.
+pub async fn run(node: Arc<Node>, settings: Settings, cancel: CancellationToken) {
+    let mut reporter =
+        Reporter { node, settings, machine: Machine::read(), told: Value::Null, when: None, annotated: None };
+    let mut tick = tokio::time::interval(HEARTBEAT);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        if let Err(error) = reporter.beat().await {
+            tracing::warn!(%error, "the node's status was not told");
+        }
+    }
+}
+
+struct Reporter {
+    node: Arc<Node>,
+    settings: Settings,
+    machine: Machine,
+    told: Value,
+    when: Option<Instant>,
+    /// The site address that was told.
+    annotated: Option<String>,
+}
+
+impl Reporter {
+    async fn beat(&mut self) -> Result<(), ClusterError> {
+        let now = OffsetDateTime::now_utc();
+        // While the cloud is away a Lease says nothing, and writing it would wear the disk.
+        if self.node.cluster.is_connected() {
+            let lease = self.lease(now);
+            self.node.cluster.report(Report::Lease(lease)).await?;
+        }
+        self.annotate().await?;
+        let measured = self.measure().await;
+        let status = status::status(&measured, &self.before(), now);
+        let due = self.when.is_none_or(|when| when.elapsed() >= FULL);
+        if due || status::differ(&status, &self.told) {
+            self.node.cluster.report(Report::NodeStatus(status.clone())).await?;
+            self.told = status;
+            self.when = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// The last status, with the conditions that others have set.
+    fn before(&self) -> Value {
+        let name = self.node.facts.load().node.clone();
+        let object = self.node.cluster.get(&kind::NODE, "", &name).ok().flatten();
+        let theirs = object.map(|object| object["status"].clone()).unwrap_or_default();
+        if self.told.is_null() {
+            return theirs;
+        }
+        let list = |status: &Value| status["conditions"].as_array().cloned().unwrap_or_default();
+        let own = list(&self.told);
+        let others = list(&theirs).into_iter().filter(|c| !own.iter().any(|own| own["type"] == c["type"]));
+        let all: Vec<Value> = own.iter().cloned().chain(others).collect();
+        json!({ "conditions": all })
+    }
+
+    fn lease(&self, now: OffsetDateTime) -> Value {
+        let format =
+            format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
+        json!({
+            "holderIdentity": self.node.facts.load().node,
+            "leaseDurationSeconds": LEASE_SECONDS,
+            "renewTime": now.format(format).unwrap_or_default(),
+        })
+    }
+
+    async fn annotate(&mut self) -> Result<(), ClusterError> {
+        let address = self.node.facts.load().host_ips.first().cloned();
+        if address.is_none() || address == self.annotated {
+            return Ok(());
+        }
+        let annotations = BTreeMap::from([(names::SITE_ADDRESS_ANNOTATION.to_owned(), address.clone())]);
+        self.node.cluster.report(Report::NodeAnnotations(annotations)).await?;
+        self.annotated = address;
+        Ok(())
+    }
+
+    async fn measure(&self) -> Measured {
+        let cri = &self.node.runtime.cri;
+        let version = cri.version(VersionRequest { version: "v1".to_owned() }).await.ok();
+        let conditions = cri.status(StatusRequest { verbose: false }).await;
+        let images = cri.list_images(ListImagesRequest {}).await;
+        Measured {
+            machine: self.machine.clone(),
+            usage: machine::usage(),
+            disk: machine::disk(&self.node.pods),
+            processes: machine::processes(),
+            runtime: version.map(|version| (version.runtime_name, version.runtime_version)),
+            conditions: conditions
+                .map(|answer| answer.status.unwrap_or_default().conditions)
+                .map_err(|error| error.to_string()),
+            images: images.map(|answer| answer.images).unwrap_or_default(),
+            max_pods: self.settings.max_pods,
+        }
+    }
+}
