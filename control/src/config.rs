@@ -16,6 +16,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Kubeconfig of the cluster to work for. None: the embedded API is started and used.
     pub kubeconfig: Option<PathBuf>,
+    /// Site of this host.
+    pub site: String,
     /// Addresses at which edge nodes and the API server reach this host. None given: those of its interfaces.
     pub addresses: Vec<IpAddr>,
     /// Further names and addresses for the serving certificates, such as that of a load balancer.
@@ -110,6 +112,7 @@ impl Default for Config {
         Self {
             state_dir: Path::new(names::STATE_DIR).join("control"),
             kubeconfig: None,
+            site: "cloud".to_owned(),
             addresses: Vec::new(),
             names: Vec::new(),
             embedded: Embedded::default(),

@@ -44,6 +44,15 @@ impl Role {
     /// Every role.
     pub const ALL: [Role; 3] = [Role::Edge, Role::Control, Role::Relay];
 
+    /// Its name, as in an EdgeNode.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Role::Edge => "edge",
+            Role::Control => "control",
+            Role::Relay => "relay",
+        }
+    }
+
     const fn bit(self) -> u8 {
         match self {
             Role::Edge => 1,
