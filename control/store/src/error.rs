@@ -121,7 +121,8 @@ impl FieldError {
 
     /// A list with more than `max` items.
     pub fn too_many(field: impl Into<String>, actual: usize, max: usize) -> Self {
-        Self::new("FieldValueTooMany", field, format!("Too many: {actual}: must have at most {max} items"))
+        let items = if max == 1 { "item" } else { "items" };
+        Self::new("FieldValueTooMany", field, format!("Too many: {actual}: must have at most {max} {items}"))
     }
 
     /// A reference to something that is not there.

@@ -49,7 +49,8 @@ fn mount_token(pod: &mut Value) {
     let name = format!("kube-api-access-{suffix}");
     let mut needed = false;
     for list in ["initContainers", "containers"] {
-        for container in pod["spec"][list].as_array_mut().into_iter().flatten() {
+        let containers = pod["spec"].get_mut(list).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten() {
             needed |= mount_in(container, &name);
         }
     }
@@ -71,7 +72,7 @@ fn mount_in(container: &mut Value, volume: &str) -> bool {
 }
 
 fn push(parent: &mut Value, field: &str, item: Value) {
-    match parent[field].as_array_mut() {
+    match parent.get_mut(field).and_then(Value::as_array_mut) {
         Some(list) => list.push(item),
         None => parent[field] = json!([item]),
     }

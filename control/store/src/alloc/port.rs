@@ -35,7 +35,7 @@ pub(super) fn admit(book: &Book<'_, '_>, service: &mut Value, errors: &mut Vec<F
         Some("LoadBalancer") => spec["allocateLoadBalancerNodePorts"] != json!(false),
         _ => false,
     };
-    let ports = spec["ports"].as_array_mut();
+    let ports = spec.get_mut("ports").and_then(Value::as_array_mut);
     // Ports of one number and different protocols share a NodePort.
     let mut chosen: BTreeMap<i64, u64> = BTreeMap::new();
     for (index, port) in ports.into_iter().flatten().enumerate() {

@@ -93,10 +93,7 @@ fn check_preconditions(kind: &KindDef, name: &str, stored: &Value, options: &Del
         if let Some(wanted) = wanted
             && wanted != actual
         {
-            let why = format!(
-                "Precondition failed: {title} in precondition: {wanted}, {title} in object meta: {actual}"
-            );
-            return Err(Error::conflict(kind, name, &why));
+            return Err(Error::precondition(kind, name, title, wanted, actual));
         }
     }
     Ok(())

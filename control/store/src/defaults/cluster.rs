@@ -21,6 +21,19 @@ pub(crate) fn namespace(namespace: &mut Value) {
     set(object(namespace, "status"), "phase", if deleting { "Terminating" } else { "Active" });
 }
 
+const NODE_INFO: [&str; 10] = [
+    "machineID",
+    "systemUUID",
+    "bootID",
+    "kernelVersion",
+    "osImage",
+    "containerRuntimeVersion",
+    "kubeletVersion",
+    "kubeProxyVersion",
+    "operatingSystem",
+    "architecture",
+];
+
 /// `spec.podCIDR` and `spec.podCIDRs` agree; allocatable follows capacity.
 pub(crate) fn node(node: &mut Value) {
     object(node, "spec");
@@ -32,6 +45,14 @@ pub(crate) fn node(node: &mut Value) {
     }
     if let Some(fields) = spec.as_object_mut() {
         fields.retain(|_, value| !value.is_null());
+    }
+    let status = object(node, "status");
+    set(status, "daemonEndpoints", json!({"kubeletEndpoint": {"Port": 0}}));
+    let info = object(&mut node["status"], "nodeInfo");
+    for field in NODE_INFO {
+        if !info.contains_key(field) {
+            info.insert(field.to_owned(), json!(""));
+        }
     }
     if let Some(capacity) = node["status"].get("capacity").cloned() {
         set(object(node, "status"), "allocatable", capacity);
@@ -94,10 +115,20 @@ pub(crate) fn signing_request(csr: &mut Value) {
     set(spec, "usages", json!(["digital signature", "key encipherment"]));
 }
 
+/// The rules are there, even if they are none.
+pub(crate) fn role(role: &mut Value) {
+    if let Some(fields) = role.as_object_mut()
+        && !fields.contains_key("rules")
+    {
+        fields.insert("rules".into(), Value::Null);
+    }
+}
+
 /// A signing request cannot be changed once it is made.
 pub(crate) fn prepare_signing_request(new: &mut Value, old: Option<&Value>) {
-    if let Some(old) = old {
-        new["spec"] = old["spec"].clone();
+    match old {
+        Some(old) => new["spec"] = old["spec"].clone(),
+        None => new["status"] = json!({}),
     }
 }
 

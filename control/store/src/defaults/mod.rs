@@ -13,7 +13,7 @@ pub(crate) use self::cluster::*;
 pub(crate) use self::custom::{crd, prepare_crd};
 pub(crate) use self::pod::{pod, prepare_pod};
 pub(crate) use self::service::{prepare_service, service};
-pub(crate) use self::workload::{deployment, replica_set};
+pub(crate) use self::workload::{deployment, prepare_deployment, prepare_replica_set, replica_set};
 
 /// The fields of an object within an object, made if it is not there.
 fn object<'a>(parent: &'a mut Value, field: &str) -> &'a mut Map<String, Value> {

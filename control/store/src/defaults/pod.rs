@@ -60,11 +60,9 @@ fn container(container: &mut Value, host_network: bool) {
         }
     }
     for variable in items(container, "env") {
-        let field = &mut variable["valueFrom"]["fieldRef"];
-        if let Some(fields) = field.as_object_mut() {
+        if let Some(fields) = variable.pointer_mut("/valueFrom/fieldRef").and_then(Value::as_object_mut) {
             set(fields, "apiVersion", "v1");
         }
-        tidy(variable);
     }
     for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
         if let Some(probe) = container.get_mut(name).filter(|probe| probe.is_object()) {
@@ -75,17 +73,6 @@ fn container(container: &mut Value, host_network: bool) {
         if let Some(handler) = container.pointer_mut(&format!("/lifecycle/{hook}")) {
             http_get(handler);
         }
-    }
-    canonical_quantities(container);
-}
-
-/// Looking into `valueFrom.fieldRef` leaves nulls where there was nothing.
-fn tidy(variable: &mut Value) {
-    if let Some(from) = variable["valueFrom"].as_object_mut() {
-        from.retain(|_, value| !value.is_null());
-    }
-    if let Some(fields) = variable.as_object_mut() {
-        fields.retain(|_, value| !value.is_null() && *value != json!({}));
     }
 }
 
@@ -166,25 +153,9 @@ fn field_refs(source: &mut Value) {
     }
 }
 
-/// Quantities are strings once stored.
-fn canonical_quantities(container: &mut Value) {
-    for list in ["limits", "requests"] {
-        let Some(quantities) = container.pointer_mut(&format!("/resources/{list}")) else { continue };
-        for quantity in quantities.as_object_mut().into_iter().flat_map(|map| map.values_mut()) {
-            if quantity.is_number() {
-                *quantity = json!(quantity.to_string());
-            }
-        }
-    }
-}
-
 fn requests_from_limits(container: &mut Value) {
-    let Some(limits) = container["resources"]["limits"].as_object().cloned() else {
-        if let Some(resources) = container["resources"].as_object_mut() {
-            resources.retain(|_, value| !value.is_null());
-        }
-        return;
-    };
+    let limits = container.pointer("/resources/limits").and_then(Value::as_object).cloned();
+    let Some(limits) = limits else { return };
     let requests = object(&mut container["resources"], "requests");
     for (name, limit) in limits {
         requests.entry(name).or_insert(limit);
@@ -250,7 +221,7 @@ mod tests {
         let mut object = json!({"metadata": {"name": "a"}, "spec": {
             "containers": [{"name": "a", "image": "b:1", "ports": [{"containerPort": 80}],
                 "env": [{"name": "N", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}, {"name": "M"}],
-                "resources": {"limits": {"cpu": 1, "memory": "1Gi"}},
+                "resources": {"limits": {"cpu": "1", "memory": "1Gi"}},
                 "readinessProbe": {"httpGet": {"port": 80}}}],
             "volumes": [{"name": "v"}, {"name": "c", "configMap": {"name": "x"}}]}});
         pod(&mut object);

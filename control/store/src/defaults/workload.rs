@@ -26,6 +26,20 @@ pub(crate) fn replica_set(set_: &mut Value) {
     template(set_);
 }
 
+/// A new one has an empty status.
+pub(crate) fn prepare_deployment(new: &mut Value, old: Option<&Value>) {
+    if old.is_none() {
+        new["status"] = json!({});
+    }
+}
+
+/// A new one has no replicas.
+pub(crate) fn prepare_replica_set(new: &mut Value, old: Option<&Value>) {
+    if old.is_none() {
+        new["status"] = json!({"replicas": 0});
+    }
+}
+
 fn template(workload: &mut Value) {
     let template = object(&mut workload["spec"], "template");
     if !template.get("metadata").is_some_and(Value::is_object) {

@@ -36,7 +36,7 @@ pub(super) fn kinds() -> Vec<KindDef> {
             .status()
             .generation()
             .columns(deployment)
-            .rules(defaults::deployment, |_, _| {}, validate::deployment),
+            .rules(defaults::deployment, defaults::prepare_deployment, validate::deployment),
         kind("apps", "v1", "ReplicaSet", "replicasets", "io.k8s.api.apps.v1.ReplicaSet")
             .short(&["rs"])
             .category("all")
@@ -45,6 +45,6 @@ pub(super) fn kinds() -> Vec<KindDef> {
             .generation()
             .select_by(&["status.replicas"])
             .columns(replica_set)
-            .rules(defaults::replica_set, |_, _| {}, validate::replica_set),
+            .rules(defaults::replica_set, defaults::prepare_replica_set, validate::replica_set),
     ]
 }

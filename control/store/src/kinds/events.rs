@@ -44,7 +44,15 @@ impl KindDef {
     }
 }
 
+/// The type, and the fields that are there even if they say nothing.
 fn default_type(event: &mut Value) {
+    if let Some(fields) = event.as_object_mut() {
+        fields.entry("eventTime").or_insert(Value::Null);
+        fields.entry("source").or_insert_with(|| json!({}));
+        for name in ["reportingComponent", "reportingInstance"] {
+            fields.entry(name).or_insert_with(|| json!(""));
+        }
+    }
     if event["type"].as_str().unwrap_or("").is_empty() {
         event["type"] = json!("Normal");
     }
@@ -56,7 +64,7 @@ fn columns() -> Vec<Column> {
         Column::new("Type", |event, _| event["type"].clone()),
         Column::new("Reason", |event, _| event["reason"].clone()),
         Column::new("Object", cell::event_object),
-        Column::new("Subobject", |event, _| event["involvedObject"]["fieldPath"].clone()).wide(),
+        Column::new("Subobject", |event, _| cell::text(&event["involvedObject"]["fieldPath"])).wide(),
         Column::new("Source", cell::event_source).wide(),
         Column::new("Message", cell::event_message),
         Column::new("First Seen", cell::event_first_seen).wide(),
@@ -76,7 +84,7 @@ fn new_columns() -> Vec<Column> {
         Column::new("Type", |event, _| event["type"].clone()),
         Column::new("Reason", |event, _| event["reason"].clone()),
         Column::new("Object", |event, now| cell::event_object(&to_stored(event.clone()), now)),
-        Column::new("Subobject", |event, _| event["regarding"]["fieldPath"].clone()).wide(),
+        Column::new("Subobject", |event, _| cell::text(&event["regarding"]["fieldPath"])).wide(),
         Column::new("Source", |event, now| cell::event_source(&to_stored(event.clone()), now)).wide(),
         Column::new("Message", |event, now| cell::event_message(&to_stored(event.clone()), now)),
         Column::new("First Seen", |event, now| cell::event_first_seen(&to_stored(event.clone()), now)).wide(),

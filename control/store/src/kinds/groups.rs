@@ -346,14 +346,14 @@ fn rbac() -> Vec<KindDef> {
         rbac("ClusterRole", "clusterroles", "io.k8s.api.rbac.v1.ClusterRole")
             .cluster_scoped()
             .columns(created())
-            .rules(|_| {}, |_, _| {}, validate::cluster_role),
+            .rules(defaults::role, |_, _| {}, validate::cluster_role),
         rbac("RoleBinding", "rolebindings", "io.k8s.api.rbac.v1.RoleBinding").columns(subjects()).rules(
             defaults::role_binding,
             |_, _| {},
             validate::role_binding,
         ),
         rbac("Role", "roles", "io.k8s.api.rbac.v1.Role").columns(created()).rules(
-            |_| {},
+            defaults::role,
             |_, _| {},
             validate::role,
         ),

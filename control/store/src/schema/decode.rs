@@ -46,6 +46,9 @@ pub fn decode(
     };
     let place = Place { path: String::new(), plain: String::new(), type_name: &kind.kind };
     let object = walk.value(kind.schema.root(), object, &place).map_err(|why| cannot(&why))?;
+    if walk.custom {
+        walk.unknown.sort();
+    }
     let mut problems: Vec<String> =
         walk.unknown.iter().map(|path| format!("unknown field {path:?}")).collect();
     problems.extend(duplicates.iter().map(|path| format!("duplicate field {path:?}")));
@@ -95,7 +98,7 @@ impl Walk {
                 if !self.custom || place.plain.starts_with("metadata.") {
                     check(*scalar, &value, place)?;
                 }
-                Ok(Some(value))
+                Ok(Some(if *scalar == Scalar::Quantity { canonical(value) } else { value }))
             }
             Node::Any | Node::Reference(_) => Ok(Some(value)),
         }
@@ -175,13 +178,40 @@ impl Walk {
 /// Fields that Go leaves out when they are empty (`omitempty`): strings, lists and maps that are not
 /// required. Where the Go field is a pointer, an empty string means something.
 fn is_left_out(node: &Node, name: &str, value: &Value) -> bool {
+    /// Numbers and booleans that are no pointers: 0 and false are left out.
+    const ZEROES: [&str; 16] = [
+        "hostNetwork",
+        "hostPID",
+        "hostIPC",
+        "initialDelaySeconds",
+        "unschedulable",
+        "stdin",
+        "stdinOnce",
+        "tty",
+        "readOnly",
+        "minReadySeconds",
+        "paused",
+        "hostPort",
+        "nodePort",
+        "healthCheckNodePort",
+        "publishNotReadyAddresses",
+        "observedGeneration",
+    ];
     const POINTERS: [&str; 5] = ["name", "storageClassName", "appProtocol", "apiGroup", "hostname"];
     match (node.resolve(), value) {
+        (Node::Scalar(_), Value::Bool(false)) => ZEROES.contains(&name),
+        (Node::Scalar(_), Value::Number(number)) => number.as_i64() == Some(0) && ZEROES.contains(&name),
         (Node::Scalar(Scalar::String), Value::String(text)) => text.is_empty() && !POINTERS.contains(&name),
         (Node::List(_), Value::Array(list)) => list.is_empty(),
         (Node::Map { .. }, Value::Object(map)) => map.is_empty(),
         _ => false,
     }
+}
+
+/// A quantity as the server writes it: `0.5` becomes `500m`.
+fn canonical(value: Value) -> Value {
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    Quantity::parse(&text).map_or(value, |quantity| Value::String(quantity.to_string()))
 }
 
 fn unmarshal(value: &Value, place: &Place<'_>, wanted: &str) -> String {
@@ -242,7 +272,8 @@ fn bytes(text: &str) -> Result<(), String> {
         Err(base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _)) => {
             Err(format!("illegal base64 data at input byte {at}"))
         }
-        Err(_) => Err(format!("illegal base64 data at input byte {}", text.len())),
+        // Where the last, incomplete group of four starts.
+        Err(_) => Err(format!("illegal base64 data at input byte {}", text.len() / 4 * 4)),
     }
 }
 

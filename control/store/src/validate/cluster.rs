@@ -56,8 +56,8 @@ pub(crate) fn config_map(new: &Value, old: Option<&Value>, errors: &mut Errors) 
     }
     for (key, _) in new["binaryData"].as_object().into_iter().flatten() {
         if new["data"].get(key).is_some() {
-            let detail = "duplicate of key present in data";
-            errors.push(FieldError::invalid(format!("binaryData[{key}]"), &json!(key), detail));
+            let detail = "duplicate of key present in binaryData";
+            errors.push(FieldError::invalid(format!("data[{key}]"), &json!(key), detail));
         }
     }
     if size > MAX_SIZE {

@@ -29,8 +29,8 @@ fn names(crd: &Value, errors: &mut Errors) {
     let (group, plural) = (text(spec, "group"), text(names, "plural"));
     let expected = format!("{plural}.{group}");
     if text(&crd["metadata"], "name") != expected {
-        let detail = format!("must be spec.names.plural+\".\"+spec.group: {expected:?}");
-        errors.push(FieldError::invalid("metadata.name", &crd["metadata"]["name"], &detail));
+        let detail = "must be spec.names.plural+\".\"+spec.group";
+        errors.push(FieldError::invalid("metadata.name", &crd["metadata"]["name"], detail));
     }
     if group.is_empty() {
         errors.push(FieldError::required("spec.group", ""));
@@ -67,11 +67,16 @@ fn versions(spec: &Value, errors: &mut Errors) {
         let schema = &version["schema"]["openAPIV3Schema"];
         let at = format!("{path}.schema.openAPIV3Schema");
         if schema.is_object() {
-            if schema["type"] != "object" {
-                let detail = "must be object at the root";
-                errors.push(FieldError::invalid(format!("{at}.type"), &schema["type"], detail));
+            match text(schema, "type") {
+                "" => {
+                    errors.push(FieldError::required(format!("{at}.type"), "must not be empty at the root"))
+                }
+                "object" => structural(schema, &at, errors),
+                _ => {
+                    let detail = "must be object at the root";
+                    errors.push(FieldError::invalid(format!("{at}.type"), &schema["type"], detail));
+                }
             }
-            structural(schema, &at, errors);
         } else {
             errors.push(FieldError::required(at, "schemas are required"));
         }

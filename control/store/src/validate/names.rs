@@ -59,7 +59,9 @@ pub fn dns_label(text: &str) -> Vec<String> {
     let mut errors = Vec::new();
     limit(&mut errors, text, 63);
     if !is_label(text) {
-        errors.push(LABEL.to_owned());
+        // A subdomain that is no label: the dots are what is wrong.
+        let dots = text.contains('.') && text.split('.').all(is_label);
+        errors.push(if dots { "must not contain dots".to_owned() } else { LABEL.to_owned() });
     }
     errors
 }

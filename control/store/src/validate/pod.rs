@@ -105,10 +105,15 @@ fn volumes(volumes: &Value, path: &str, errors: &mut Errors) -> BTreeSet<String>
         } else {
             refuse(errors, &format!("{path}.name"), &json!(name), dns_label(name));
         }
-        if !names.insert(name.to_owned()) {
+        if names.contains(name) {
             errors.push(FieldError::duplicate(format!("{path}.name"), &json!(name)));
         }
+        let before = errors.len();
         sources(volume, &path, errors);
+        // A volume that is wrong itself is not there for the others.
+        if errors.len() == before {
+            names.insert(name.to_owned());
+        }
     }
     names
 }
@@ -127,6 +132,9 @@ fn sources(volume: &Value, path: &str, errors: &mut Errors) {
     for extra in given.iter().skip(1) {
         let field = format!("{path}.{extra}");
         errors.push(FieldError::forbidden(field, "may not specify more than 1 volume type"));
+    }
+    if given.len() > 1 {
+        return;
     }
     for (source, field) in [("configMap", "name"), ("secret", "secretName"), ("hostPath", "path")] {
         if volume[source].is_object() && text(&volume[source], field).is_empty() {

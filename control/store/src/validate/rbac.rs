@@ -56,7 +56,7 @@ fn rules(role: &Value, namespaced: bool, errors: &mut Errors) {
 
 /// Checks a RoleBinding.
 pub(crate) fn role_binding(new: &Value, old: Option<&Value>, errors: &mut Errors) {
-    binding(new, old, &["ClusterRole", "Role"], errors);
+    binding(new, old, &["Role", "ClusterRole"], errors);
 }
 
 /// Checks a ClusterRoleBinding.
@@ -76,21 +76,23 @@ fn binding(new: &Value, old: Option<&Value>, kinds: &[&str], errors: &mut Errors
         errors.push(FieldError::required("roleRef.name", ""));
     }
     for (index, subject) in items(&new["subjects"]).enumerate() {
-        self::subject(subject, &format!("subjects[{index}]"), errors);
+        // In a namespace, an account without one is of that namespace.
+        let needs_namespace = !kinds.contains(&"Role");
+        self::subject(subject, &format!("subjects[{index}]"), needs_namespace, errors);
     }
     if old.is_some_and(|old| old["roleRef"] != *role) {
         errors.push(FieldError::invalid("roleRef", role, "cannot change roleRef"));
     }
 }
 
-fn subject(subject: &Value, path: &str, errors: &mut Errors) {
+fn subject(subject: &Value, path: &str, needs_namespace: bool, errors: &mut Errors) {
     if text(subject, "name").is_empty() {
         errors.push(FieldError::required(format!("{path}.name"), ""));
     }
     let group = text(subject, "apiGroup");
     let wanted = match text(subject, "kind") {
         "ServiceAccount" => {
-            if text(subject, "namespace").is_empty() {
+            if needs_namespace && text(subject, "namespace").is_empty() {
                 errors.push(FieldError::required(format!("{path}.namespace"), ""));
             }
             ""

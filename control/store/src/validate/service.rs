@@ -158,8 +158,8 @@ pub(crate) fn endpoint_slice(new: &Value, old: Option<&Value>, errors: &mut Erro
         if items(&endpoint["addresses"]).next().is_none() {
             errors.push(FieldError::required(path.clone(), "must contain at least 1 address"));
         }
-        for (index, address) in items(&endpoint["addresses"]).enumerate() {
-            endpoint_address(kind, address, &format!("{path}[{index}]"), errors);
+        for address in items(&endpoint["addresses"]) {
+            endpoint_address(kind, address, &path, errors);
         }
     }
     let mut names = BTreeSet::new();

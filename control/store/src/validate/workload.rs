@@ -61,7 +61,7 @@ fn selector(spec: &Value, errors: &mut Errors) {
         errors.push(FieldError::invalid("spec.selector", selector, detail));
     }
     let labels = &spec["template"]["metadata"]["labels"];
-    let parsed = LabelSelector::from_object(selector).filter(|parsed| !parsed.is_everything());
+    let parsed = Some(selector).filter(|selector| selector.is_object()).and_then(LabelSelector::from_object);
     if parsed.is_none_or(|parsed| !parsed.matches(labels)) {
         let detail = "`selector` does not match template `labels`";
         errors.push(FieldError::invalid("spec.template.metadata.labels", labels, detail));

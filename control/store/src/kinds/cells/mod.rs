@@ -27,6 +27,11 @@ fn text_or_none(value: &Value) -> Value {
     }
 }
 
+/// A string field, empty if it is not there.
+pub(super) fn text(value: &Value) -> Value {
+    json!(value.as_str().unwrap_or(""))
+}
+
 /// Items of a list, none if it is not there.
 fn items(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
