@@ -42,6 +42,8 @@ pub struct Config {
     pub exclude_interfaces: Vec<String>,
     /// Look for direct paths. Where it is off, peers are reached by relays only.
     pub direct: bool,
+    /// Run libp2p's protocols on the socket: mDNS to find peers on the LAN, identify and AutoNAT with relays.
+    pub libp2p: bool,
     /// Congestion control.
     pub congestion: Congestion,
     /// A connection that carried no packet for this long is closed.
@@ -62,6 +64,7 @@ impl Default for Config {
             state_dir: None,
             exclude_interfaces: Vec::new(),
             direct: true,
+            libp2p: true,
             congestion: Congestion::default(),
             // What RFC 5382 (REQ-5) asks of a NAT for an established TCP connection.
             idle_timeout: Duration::from_secs(2 * 3600 + 240),

@@ -20,6 +20,7 @@ mod path;
 mod socket;
 mod status;
 mod store;
+mod swarm;
 mod tunnel;
 pub mod wire;
 

@@ -18,6 +18,8 @@ pub(crate) struct Metrics {
     pub(crate) handshakes: IntCounterVec,
     pub(crate) refused: IntCounterVec,
     pub(crate) sessions: IntGauge,
+    pub(crate) reachable: IntGauge,
+    pub(crate) libp2p_peers: IntGauge,
     forwarded_frames: IntCounter,
     forwarded_bytes: IntCounter,
 }
@@ -82,6 +84,14 @@ impl Metrics {
         let sessions =
             IntGauge::new("edgeloom_tunnel_forwarder_sessions", "Sessions that this relay forwards.")?;
         registry.register(Box::new(sessions.clone()))?;
+        let reachable = IntGauge::new(
+            "edgeloom_tunnel_reachable",
+            "1 if AutoNAT found this node reachable from outside without punching, else 0.",
+        )?;
+        registry.register(Box::new(reachable.clone()))?;
+        let libp2p_peers =
+            IntGauge::new("edgeloom_tunnel_libp2p_peers", "Peers with an open libp2p connection.")?;
+        registry.register(Box::new(libp2p_peers.clone()))?;
         let probe_rtt = Histogram::with_opts(
             HistogramOpts::new("edgeloom_tunnel_probe_rtt_seconds", "Round trip times of answered probes.")
                 .buckets(vec![0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0]),
@@ -103,6 +113,8 @@ impl Metrics {
             handshakes: counters("handshakes_total", "Completed handshakes, by side.", "side")?,
             refused: counters("refused_total", "Refused peers, by reason.", "reason")?,
             sessions,
+            reachable,
+            libp2p_peers,
             forwarded_frames: counter("forwarder_frames_total", "Frames that this relay forwarded.")?,
             forwarded_bytes: counter(
                 "forwarder_bytes_total",

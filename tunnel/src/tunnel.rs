@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 use crate::socket::{Mux, RawSocket};
 use crate::status::{PeerStatus, Ping};
 use crate::store::Store;
+use crate::swarm::Neighbourhood;
 use crate::wire::seal::OwnKey;
 use crate::{Incoming, Stream};
 
@@ -90,8 +91,15 @@ impl Tunnel {
             tasks.spawn(async move { stop.run_until_cancelled(writer).await });
         }
         let exclude: Arc<[String]> = config.exclude_interfaces.clone().into();
+        let (libp2p, serve) = (config.libp2p, config.relay);
         let engine =
-            Handle::new(config, guard.clone(), key, mux.clone(), connections.clone(), metrics, store);
+            Handle::new(config, guard.clone(), key, mux.clone(), connections.clone(), metrics.clone(), store);
+        if libp2p {
+            let surroundings = engine.lock().surroundings();
+            let neighbourhood =
+                Neighbourhood::new(&guard, &mux, engine.clone(), metrics, serve, surroundings)?;
+            tasks.spawn(neighbourhood.run(connections.stop.clone()));
+        }
         tasks.spawn(engine::run(engine.clone(), inbound, exclude, connections.stop.clone()));
         tasks.spawn(accept(connections.clone(), endpoint, server, mux.clone()));
         Ok((Self(Arc::new(Inner { guard, engine, connections, dialler, mux })), Incoming { queue }))

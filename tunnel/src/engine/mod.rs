@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 pub(crate) use peer::PeerState;
 pub(crate) use tick::run;
@@ -31,6 +31,7 @@ use crate::path::{Kind, Origin, RouteKey};
 use crate::socket::Mux;
 use crate::status::{DirectKind, Path, PeerStatus, Ping};
 use crate::store::{Remembered, Store};
+use crate::swarm::Surroundings;
 use crate::wire::frame::Hint;
 use crate::wire::seal::{OwnKey, hint, public_key};
 
@@ -71,8 +72,10 @@ pub(crate) struct Engine {
     relays: HashSet<PeerId>,
     /// Peers whose path is kept whoever asks for it.
     kept: HashSet<PeerId>,
-    /// Own addresses at the interfaces, and as relays see them.
+    /// Own addresses at the interfaces, and the relays: what the swarm is told.
+    surroundings: watch::Sender<Surroundings>,
     local: Vec<SocketAddr>,
+    /// Own addresses as relays see them.
     observed: HashMap<PeerId, SocketAddr>,
     sessions: Sessions,
     hellos: acquaint::Bucket,
@@ -105,6 +108,7 @@ impl Handle {
             by_hint: HashMap::new(),
             relays: HashSet::new(),
             kept: HashSet::new(),
+            surroundings: watch::Sender::default(),
             local: Vec::new(),
             observed: HashMap::new(),
             sessions: Sessions::new(Limits::default()),
@@ -254,6 +258,7 @@ impl Engine {
 
     /// Replaces the relays.
     pub(crate) fn set_relays(&mut self, now: Instant, relays: Vec<RelayPeer>) {
+        self.surroundings.send_modify(|surroundings| surroundings.relays.clone_from(&relays));
         self.relays = relays.iter().map(|relay| relay.peer).filter(|peer| *peer != self.own).collect();
         for relay in relays {
             let Some(state) = self.ensure_peer(relay.peer) else { continue };
@@ -282,11 +287,34 @@ impl Engine {
             return;
         }
         tracing::debug!(?local, "own addresses");
+        self.surroundings.send_modify(|surroundings| surroundings.local.clone_from(&local));
         self.local = local;
         for state in self.peers.values_mut() {
             state.told = None;
             state.next_poll = Some(now);
             state.paths.urge(now);
+        }
+    }
+
+    /// What the swarm is to be told.
+    pub(crate) fn surroundings(&self) -> watch::Receiver<Surroundings> {
+        self.surroundings.subscribe()
+    }
+
+    /// Peers that announced themselves on the LAN.
+    pub(crate) fn neighbours(&mut self, now: Instant, found: Vec<(PeerId, SocketAddr)>) {
+        if !self.config.direct {
+            return;
+        }
+        for (peer, address) in found {
+            if self.local.contains(&address) {
+                continue;
+            }
+            let Some(state) = self.peers.get_mut(&peer) else { continue };
+            let kind = Kind::Direct(DirectKind::Lan);
+            state.paths.add(now, RouteKey::Direct(address), kind, Origin::Told);
+            state.paths.urge(now);
+            state.next_poll = Some(now);
         }
     }
 

@@ -11,6 +11,7 @@
 //! not its own is handed on. Tables are read without locks; the engine alone writes them.
 
 mod classify;
+mod libp2p;
 mod mux;
 mod raw;
 mod shards;
@@ -18,6 +19,7 @@ mod table;
 mod waiting;
 
 pub(crate) use classify::Mark;
+pub(crate) use libp2p::Libp2pSocket;
 pub(crate) use mux::{Inbound, Mux, Source};
 pub(crate) use raw::RawSocket;
 pub(crate) use table::{PeerSlot, Route, Session};

@@ -63,6 +63,8 @@ pub(crate) struct Mux {
     metrics: Metrics,
     inbound: mpsc::Sender<Inbound>,
     pub(super) left: Left,
+    /// Packets of libp2p's endpoint.
+    pub(super) libp2p: Left,
     early: Early,
     complained: AtomicU64,
     shut: AtomicBool,
@@ -96,6 +98,7 @@ impl Mux {
             metrics,
             inbound,
             left: Left::default(),
+            libp2p: Left::default(),
             early: Early::default(),
             complained: AtomicU64::new(0),
             shut: AtomicBool::new(false),
@@ -149,8 +152,7 @@ impl Mux {
     /// Sends QUIC packets of the raw endpoint.
     pub(crate) fn send_quic(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         if !is_virtual(&transmit.destination) {
-            let destination = self.on_wire(canonical(transmit.destination));
-            return self.transmit(&Transmit { destination, ..transmit.clone() });
+            return self.send_plain(transmit);
         }
         let Some(slot) = self.table.by_virtual(&transmit.destination) else { return Ok(()) };
         let route = slot.route_ref();
@@ -168,6 +170,12 @@ impl Mux {
                 self.send_relayed(session, transmit)
             }
         }
+    }
+
+    /// Sends packets to a real address.
+    pub(super) fn send_plain(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let destination = self.on_wire(canonical(transmit.destination));
+        self.transmit(&Transmit { destination, src_ip: None, ..transmit.clone() })
     }
 
     fn send_relayed(&self, session: &Session, transmit: &Transmit<'_>) -> io::Result<()> {
@@ -269,7 +277,12 @@ impl Mux {
                     self.translate(&mut meta, clock);
                     self.leave(meta.addr, meta.ecn, packet);
                 }
-                Class::Quic(Mark::Libp2p) => self.metrics.dropped("no libp2p endpoint"),
+                Class::Quic(Mark::Libp2p) => {
+                    if !self.libp2p.push(as_v6(meta.addr), meta.ecn, packet) {
+                        self.metrics.dropped("endpoint busy");
+                    }
+                    self.libp2p.wake();
+                }
                 Class::Data => {
                     let mut meta = RecvMeta { len: packet.len(), stride: packet.len(), ..*meta };
                     if self.data(packet, &mut meta, clock) {

@@ -95,11 +95,15 @@ impl Node {
         self.tunnel.peers().into_iter().find(|status| status.peer == peer.id()).expect("a known peer")
     }
 
-    /// Sum of a counter over its labels.
+    /// Sum of a counter or gauge over its labels.
     pub(crate) fn counter(&self, name: &str) -> f64 {
         let families = self.registry.gather();
         let family = families.iter().find(|family| family.name() == name).expect("a registered metric");
-        family.get_metric().iter().map(|metric| metric.get_counter().get_value()).sum()
+        family
+            .get_metric()
+            .iter()
+            .map(|metric| metric.get_counter().get_value() + metric.get_gauge().get_value())
+            .sum()
     }
 
     /// The next datagram that came in.
@@ -152,6 +156,7 @@ pub(crate) async fn exchange(stream: &mut Stream, bytes: usize) -> Result<(), St
 pub(crate) fn config(relay: Option<&Relay>) -> Config {
     Config {
         listen: "127.0.0.1:0".parse().unwrap(),
+        libp2p: false,
         relays: relay.map(|relay| relay.peer.clone()).into_iter().collect(),
         ..Config::default()
     }
@@ -163,6 +168,7 @@ pub(crate) struct Relay {
     pub(crate) identity: Arc<Identity>,
     pub(crate) address: SocketAddr,
     pub(crate) state_dir: Option<PathBuf>,
+    pub(crate) libp2p: bool,
 }
 
 impl Relay {
@@ -174,12 +180,14 @@ impl Relay {
             identity,
             address,
             state_dir: None,
+            libp2p: false,
         }
     }
 
     pub(crate) async fn start(&self, cluster: &Cluster) -> Node {
         let state_dir = self.state_dir.clone();
-        let config = Config { listen: self.address, relay: true, state_dir, ..Config::default() };
+        let config =
+            Config { listen: self.address, relay: true, libp2p: self.libp2p, state_dir, ..Config::default() };
         cluster.node_with("relay", self.identity.clone(), config).await
     }
 }

@@ -136,3 +136,23 @@ async fn datagrams_and_shutdown() {
         .unwrap();
     assert!(matches!(a.tunnel.open(b.id(), Alpn::Mesh).await, Err(OpenError::ShuttingDown)));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn libp2p_and_streams_share_the_socket() {
+    let cluster = Cluster::new("test");
+    let relay = Relay { libp2p: true, ..Relay::new() };
+    let control = relay.start(&cluster).await;
+    let a = cluster.node("a", Config { libp2p: true, ..config(Some(&relay)) }).await;
+    let connected = |node: &common::Node| node.counter("edgeloom_tunnel_libp2p_peers") >= 1.0;
+    let both = async {
+        while !connected(&a) || !connected(&control) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), both).await.expect("the relay is known by its address");
+    a.echo(&control, 1 << 20).await.unwrap();
+    // Another cluster's node is refused here as on the raw endpoint.
+    let stranger = Cluster::new("theirs").node("s", Config { libp2p: true, ..config(Some(&relay)) }).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!connected(&stranger));
+}
