@@ -99,7 +99,6 @@ impl Server {
         registry: &Registry,
         token: CancellationToken,
     ) -> Result<Self, ServerError> {
-        let metrics = Metrics::register(registry)?;
         let mut server = Self {
             tasks: TaskTracker::new(),
             token: token.clone(),
@@ -110,6 +109,8 @@ impl Server {
         for address in &config.listen {
             sockets.push(server.bind(*address).await?);
         }
+        // After what may fail for now and be tried again.
+        let metrics = Metrics::register(registry)?;
         let own = server.addresses.clone();
         let shared = Arc::new(Shared {
             zone,
