@@ -16,6 +16,7 @@ mod listen;
 mod metrics;
 mod outgoing;
 mod splice;
+mod udp;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,6 +54,7 @@ pub struct Proxy {
     outgoing: Arc<Semaphore>,
     incoming: Arc<Semaphore>,
     next_flow: AtomicU64,
+    udp: udp::Udp,
     /// Owner of every flow's task.
     pub(crate) tasks: TaskTracker,
     /// Ends every flow at once.
@@ -107,6 +109,7 @@ impl Proxy {
             outgoing: Arc::new(Semaphore::new(settings.max_connections)),
             incoming: Arc::new(Semaphore::new(settings.max_connections)),
             next_flow: AtomicU64::new(rand::random()),
+            udp: udp::Udp::new(settings),
             tasks: TaskTracker::new(),
             force: CancellationToken::new(),
         })
@@ -165,6 +168,23 @@ impl Proxy {
                     goal: Some(Goal::Service(service, port)),
                     client,
                 }
+            }
+        }
+    }
+
+    /// Whether an endpoint is among those that serve flows from `client` to `destination` now.
+    pub(crate) fn may_serve(
+        &self,
+        client: SocketAddr,
+        destination: SocketAddr,
+        protocol: Protocol,
+        id: &EndpointId,
+    ) -> bool {
+        match self.snapshot.load().route(client.ip(), destination, protocol) {
+            None => false,
+            Some(Route::Pod { node, .. }) => id.node == Some(node),
+            Some(Route::Service { choice, .. }) => {
+                candidates(&choice).iter().any(|candidate| candidate.id == *id)
             }
         }
     }

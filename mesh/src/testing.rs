@@ -83,7 +83,7 @@ impl Node {
     }
 }
 
-/// `a1` and `b1`, connected. `b1` serves every stream that arrives.
+/// `a1` and `b1`, connected. Each serves what arrives.
 pub(crate) async fn pair() -> (Node, Node) {
     pair_with(quinn::TransportConfig::default(), &Settings::default()).await
 }
@@ -99,13 +99,24 @@ pub(crate) async fn pair_with(transport: quinn::TransportConfig, settings: &Sett
         node("a1", "a", Wire { connection: a, peer: peer_b, _endpoint: end_a }, verified("b1", "b", peer_b));
     let b =
         node("b1", "b", Wire { connection: b, peer: peer_a, _endpoint: end_b }, verified("a1", "a", peer_a));
-    let (proxy, connection, from) = (b.proxy.clone(), b.wire.connection.clone(), b.other.clone());
+    for node in [&a, &b] {
+        receive(node);
+    }
+    (a, b)
+}
+
+/// Hands the node what arrives, as the tunnel would.
+fn receive(node: &Node) {
+    let (proxy, connection, from) = (node.proxy.clone(), node.wire.connection.clone(), node.other.clone());
     tokio::spawn(async move {
-        while let Ok((send, recv)) = connection.accept_bi().await {
-            proxy.take(from.clone(), Stream { send, recv });
+        loop {
+            tokio::select! {
+                Ok((send, recv)) = connection.accept_bi() => proxy.take(from.clone(), Stream { send, recv }),
+                Ok(bytes) = connection.read_datagram() => proxy.take_datagram(&from, &bytes),
+                else => return,
+            }
         }
     });
-    (a, b)
 }
 
 fn node(name: &str, site: &str, wire: Wire, other: Verified, members: &[Value], settings: &Settings) -> Node {

@@ -32,10 +32,7 @@ impl Proxy {
                 let ended = self.serve(&from, header, rest, outlet, inlet).await;
                 self.metrics.connections("incoming", ended);
             }
-            Ok((Preface::Udp, _)) => {
-                outlet.because(Code::NotHere);
-                inlet.because(Code::NotHere);
-            }
+            Ok((Preface::Udp, rest)) => self.udp_stream(&from, rest, outlet, inlet).await,
             Err(code) => {
                 outlet.because(code);
                 inlet.because(code);

@@ -18,6 +18,9 @@ pub struct Metrics {
     open: IntGaugeVec,
     bytes: IntCounterVec,
     pub(super) connect_seconds: Histogram,
+    udp_flows: IntGaugeVec,
+    udp_sent: IntCounterVec,
+    udp_dropped: IntCounterVec,
 }
 
 /// How a connection ended.
@@ -80,6 +83,17 @@ impl Metrics {
                 &["direction"],
             )?,
             connect_seconds,
+            udp_flows: gauges("edgeloom_mesh_udp_flows", "UDP flows that are open.", &["direction"])?,
+            udp_sent: counters(
+                "edgeloom_mesh_udp_sent_total",
+                "UDP datagrams sent to other nodes' agents, by what carried them (datagram or stream).",
+                &["carrier"],
+            )?,
+            udp_dropped: counters(
+                "edgeloom_mesh_udp_dropped_total",
+                "UDP datagrams dropped here, by reason.",
+                &["reason"],
+            )?,
         })
     }
 
@@ -91,6 +105,21 @@ impl Metrics {
     /// Counts a connection as open until the guard is dropped.
     pub(super) fn open(&self, direction: &str) -> OpenGuard {
         OpenGuard::new(self.open.with_label_values(&[direction]))
+    }
+
+    /// Counts a UDP flow as open until the guard is dropped.
+    pub(super) fn udp_open(&self, direction: &str) -> OpenGuard {
+        OpenGuard::new(self.udp_flows.with_label_values(&[direction]))
+    }
+
+    /// Counts a datagram that went to another node's agent.
+    pub(super) fn sent(&self, carrier: &str) {
+        self.udp_sent.with_label_values(&[carrier]).inc();
+    }
+
+    /// Counts a datagram that was dropped.
+    pub(super) fn dropped(&self, reason: &str) {
+        self.udp_dropped.with_label_values(&[reason]).inc();
     }
 
     /// Counters of bytes.
