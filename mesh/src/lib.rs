@@ -2,14 +2,21 @@
 //!
 //! [`ops`] is apart from the rest: the metrics and health endpoint that every daemon serves.
 
+pub mod admin;
+mod agent;
 pub mod balance;
 pub mod carrier;
 pub mod config;
+mod discovery;
+mod host;
 pub mod ops;
 pub mod proxy;
 pub mod render;
 pub mod snapshot;
+mod steer;
 pub mod wire;
+
+pub use agent::{Agent, AgentConfig, AgentError};
 
 #[cfg(test)]
 mod testing;

@@ -1,11 +1,10 @@
-//! The model as the kernel's part and the tunnel need it. Pure.
+//! The model as the kernel's part needs it. Pure.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use edgeloom_ebpf::{Desired, Frontend, Target};
 use edgeloom_model::{Choice, Family};
-use edgeloom_tunnel::Peer;
 use ipnet::IpNet;
 
 use crate::snapshot::Snapshot;
@@ -53,22 +52,6 @@ fn far_pods(snapshot: &Snapshot) -> BTreeSet<IpNet> {
         !member.revoked && member.name != snapshot.place.node && !snapshot.routed.contains(&member.name)
     });
     far.flat_map(|member| member.pod_cidrs.iter().map(IpNet::trunc)).collect()
-}
-
-/// The members of the mesh as the tunnel needs them, without the own node, those expelled, and those
-/// whose peer id is none.
-pub fn peers(snapshot: &Snapshot) -> Vec<Peer> {
-    let others =
-        snapshot.model.members().filter(|member| !member.revoked && member.name != snapshot.place.node);
-    let peer = |member: &std::sync::Arc<edgeloom_model::EdgeNode>| {
-        Some(Peer {
-            peer: member.peer.parse().ok()?,
-            node: member.name.clone(),
-            site: member.site.clone(),
-            addresses: member.addresses.clone(),
-        })
-    };
-    others.filter_map(peer).collect()
 }
 
 #[cfg(test)]
@@ -168,11 +151,5 @@ mod tests {
         assert_eq!(desired.service_ranges, [range, host].into());
         let far = ["10.244.3.0/24", "10.244.4.0/24"].map(|range| range.parse().unwrap());
         assert_eq!(desired.pod_ranges, far.into(), "neither own, routed nor revoked");
-    }
-
-    #[test]
-    fn peers_are_the_other_members_with_a_valid_id() {
-        let names: Vec<_> = peers(&snapshot()).iter().map(|peer| peer.node.to_string()).collect();
-        assert_eq!(names, ["a2", "b1"]);
     }
 }

@@ -1,0 +1,269 @@
+//! The agent: all parts of the mesh on one node, wired and owned.
+//!
+//! ```text
+//! Metastore ─> discovery ─> Snapshot ─┬─> steer (datapath in the kernel)
+//!                                     ├─> DNS zone
+//! Tunnel <─> proxy <──────────────────┴─> admin
+//! ```
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use edgeloom_api::admin;
+use edgeloom_client::Metastore;
+use edgeloom_dns::{Server, ServerConfig, ServerError, Zone, ZoneError};
+use edgeloom_ebpf::sockets::FarSockets;
+use edgeloom_ebpf::{Datapath, LoadConfig, Steering};
+use edgeloom_model::{NodeName, Site};
+use edgeloom_tunnel::{Accepted, Alpn, Tunnel};
+use prometheus::Registry;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin::{Admin, Facts};
+use crate::config::Settings;
+use crate::discovery::{self, Discovery};
+use crate::host;
+use crate::ops::Readiness;
+use crate::proxy::{self, Proxy};
+use crate::snapshot::{Place, Snapshot};
+use crate::steer::{self, Feeder};
+
+/// Who the agent is and how it works.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// Name of the node.
+    pub node: NodeName,
+    /// Its site.
+    pub site: Site,
+    /// The program that the agent runs in, for its status: `edgecore` or `mesh-agent`.
+    pub program: &'static str,
+    /// Version of the program.
+    pub version: &'static str,
+    /// Settings.
+    pub settings: Settings,
+}
+
+/// Why an agent did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The sockets for far traffic.
+    #[error("cannot open the agent's sockets on the loopback interface: {0}")]
+    Sockets(#[from] io::Error),
+    /// The DNS domain.
+    #[error(transparent)]
+    Zone(#[from] ZoneError),
+    /// A metric of the same name is registered already.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// The running agent. Dropping it leaves its tasks running: call [`Agent::shutdown`].
+pub struct Agent {
+    proxy: Arc<Proxy>,
+    admin: Admin,
+    feeder: Option<JoinHandle<Datapath>>,
+    tasks: TaskTracker,
+    /// Ends what brings new work; flows go on until they are drained.
+    stop: CancellationToken,
+}
+
+impl Agent {
+    /// Starts the agent on what the store holds, with or without the cloud. `incoming` is the `mesh/1` part
+    /// of what the tunnel accepts; `control` says whether the session with the control is up. The guards
+    /// `mesh` and `dns` of `readiness` are held until the parts have what they need.
+    pub async fn start(
+        config: AgentConfig,
+        tunnel: Tunnel,
+        incoming: mpsc::Receiver<Accepted>,
+        store: &Metastore,
+        control: watch::Receiver<bool>,
+        registry: &Registry,
+        readiness: &Readiness,
+    ) -> Result<Self, AgentError> {
+        let ready = readiness.guard("mesh");
+        let AgentConfig { node, site, program, version, settings } = config;
+        let place = Arc::new(Place { node, site, exports: settings.exports.clone() });
+        let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::empty(place.clone())));
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let (published, seen) = watch::channel(0);
+        let own_addresses = host::addresses();
+        let (addresses, addresses_seen) = watch::channel(own_addresses.clone());
+        let (_routed, routed_seen) = watch::channel(BTreeSet::new());
+        tasks.spawn(host::watch(addresses, stop.clone()));
+        let discovery = Discovery {
+            place: place.clone(),
+            addresses: addresses_seen,
+            routed: routed_seen,
+            snapshot: snapshot.clone(),
+            published,
+            metrics: discovery::Metrics::register(registry)?,
+        };
+        tasks.spawn(discovery.run(store.subscribe(&discovery::KINDS), stop.clone()));
+
+        let metrics = proxy::Metrics::register(registry)?;
+        let proxy = Proxy::new(snapshot.clone(), Arc::new(tunnel.clone()), &settings, metrics);
+        let sockets = FarSockets::bind()?;
+        let report = Arc::new(ArcSwap::from_pointee(admin::Datapath::default()));
+        let feeder = Feeder {
+            snapshot: snapshot.clone(),
+            published: seen.clone(),
+            service_cidrs: settings.service_cidrs.clone(),
+            report: report.clone(),
+            metrics: steer::Metrics::register(registry)?,
+        };
+        let datapath = load(&settings, own_addresses, &sockets, &report);
+        let feeder = datapath.map(|datapath| tokio::spawn(feeder.run(datapath, stop.clone())));
+        for listener in [Some(sockets.tcp4), sockets.tcp6].into_iter().flatten() {
+            tasks.spawn(proxy.clone().accept(TcpListener::from_std(listener)?, stop.clone()));
+        }
+        for socket in [Some(sockets.udp4), sockets.udp6].into_iter().flatten() {
+            tasks.spawn(proxy.clone().receive_udp(UdpSocket::from_std(socket)?, stop.clone()));
+        }
+        tasks.spawn(proxy.clone().sweep_udp(stop.clone()));
+        tasks.spawn(receive(proxy.clone(), incoming, stop.clone()));
+        start_dns(&settings, &snapshot, seen.clone(), registry, readiness, &tasks, &stop).await?;
+        let facts =
+            Facts { place, program, version, snapshot, proxy: proxy.clone(), tunnel, control, report };
+        let admin = Admin::new(facts);
+        tasks.spawn(admin.clone().watch(stop.clone()));
+        tasks.spawn(async move {
+            let mut seen = seen;
+            let _ = seen.wait_for(|published| *published > 0).await;
+            drop(ready);
+        });
+        Ok(Self { proxy, admin, feeder, tasks, stop })
+    }
+
+    /// What answers the admin API, for the daemon's socket and for the kubelet's server.
+    pub fn admin(&self) -> &Admin {
+        &self.admin
+    }
+
+    /// Takes nothing new, gives running flows `drain` to end, then resets them. What the datapath has
+    /// pinned goes on serving near Services.
+    pub async fn shutdown(self, drain: Duration) {
+        self.stop.cancel();
+        self.proxy.shutdown(drain).await;
+        self.tasks.close();
+        self.tasks.wait().await;
+        match self.feeder {
+            None => {}
+            Some(feeder) => match feeder.await {
+                Ok(datapath) => {
+                    if let Err(error) = datapath.shutdown().await {
+                        tracing::warn!(%error, "the datapath left something behind");
+                    }
+                }
+                Err(error) => tracing::error!(%error, "the datapath's task ended by a panic"),
+            },
+        }
+    }
+}
+
+/// Loads the datapath. Without it the node still answers for its own pods, and DNS works: the status says
+/// what is off and why.
+fn load(
+    settings: &Settings,
+    node_addresses: Vec<IpAddr>,
+    sockets: &FarSockets,
+    report: &ArcSwap<admin::Datapath>,
+) -> Option<Datapath> {
+    let config = LoadConfig {
+        cgroup: settings.cgroup.clone(),
+        pin: settings.pin.clone(),
+        node_addresses,
+        ..LoadConfig::default()
+    };
+    let loaded = Datapath::load(config).and_then(|mut datapath| {
+        datapath.set_agent_sockets(sockets.borrow())?;
+        Ok(datapath)
+    });
+    loaded
+        .inspect_err(|error| {
+            tracing::error!(%error, "Services are not served on this node: the datapath did not load");
+            let off = admin::Missing { what: "datapath".to_owned(), why: error.to_string() };
+            report.store(Arc::new(admin::Datapath { mode: "off".to_owned(), off: vec![off] }));
+        })
+        .ok()
+}
+
+/// Serves what other nodes' agents send until the tunnel has ended.
+async fn receive(proxy: Arc<Proxy>, mut incoming: mpsc::Receiver<Accepted>, stop: CancellationToken) {
+    while let Some(Some(accepted)) = stop.run_until_cancelled(incoming.recv()).await {
+        match accepted {
+            Accepted::Stream { from, alpn: Alpn::Mesh, stream } => proxy.take(from, stream),
+            Accepted::Stream { alpn, .. } => tracing::debug!(?alpn, "a stream that is none of the mesh's"),
+            Accepted::Datagram { from, bytes } => proxy.take_datagram(&from, &bytes),
+            Accepted::Join { .. } => {}
+        }
+    }
+}
+
+/// Starts DNS and feeds it. A port that is taken, or an address that cannot be had, is tried again: it
+/// must not keep Services from working.
+async fn start_dns(
+    settings: &Settings,
+    snapshot: &Arc<ArcSwap<Snapshot>>,
+    mut published: watch::Receiver<u64>,
+    registry: &Registry,
+    readiness: &Readiness,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<(), AgentError> {
+    let domain = settings.cluster_domain.clone();
+    let zone = Arc::new(ArcSwap::from_pointee(Zone::build(snapshot.load().model.clone(), &domain)?));
+    let (feed, feed_snapshot, feed_stop) = (zone.clone(), snapshot.clone(), stop.clone());
+    tasks.spawn(async move {
+        while let Some(Ok(())) = feed_stop.run_until_cancelled(published.changed()).await {
+            steer::publish_zone(&feed_snapshot.load(), &domain, &feed);
+        }
+    });
+    if settings.dns_listen.is_empty() {
+        return Ok(());
+    }
+    let config = ServerConfig {
+        listen: settings.dns_listen.clone(),
+        upstreams: settings.dns_upstreams.clone(),
+        ..ServerConfig::default()
+    };
+    let (ready, registry, stop) = (readiness.guard("dns"), registry.clone(), stop.clone());
+    tasks.spawn(async move {
+        if let Some(server) = serve_dns(config, zone, registry, &stop).await {
+            drop(ready);
+            stop.cancelled().await;
+            server.shutdown().await;
+        }
+    });
+    Ok(())
+}
+
+/// Pause between two tries to start DNS.
+const DNS_PAUSE: Duration = Duration::from_secs(5);
+
+async fn serve_dns(
+    config: ServerConfig,
+    zone: Arc<ArcSwap<Zone>>,
+    registry: Registry,
+    stop: &CancellationToken,
+) -> Option<Server> {
+    loop {
+        // A token of its own: a start that failed must not end the next one.
+        match Server::start(config.clone(), zone.clone(), &registry, stop.child_token()).await {
+            Ok(server) => return Some(server),
+            Err(ServerError::Metrics(error)) => {
+                tracing::error!(%error, "DNS does not start");
+                return None;
+            }
+            Err(error) => tracing::error!(%error, "DNS does not start; it is tried again"),
+        }
+        stop.run_until_cancelled(tokio::time::sleep(DNS_PAUSE)).await?;
+    }
+}
