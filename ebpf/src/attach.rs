@@ -1,14 +1,16 @@
 //! Programs on their hooks: new links, links that a predecessor left, and links whose hook is gone.
 
 use std::fs;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use aya::Ebpf;
 use aya::programs::{CgroupSockAddr, ProgramFd, SkLookup};
 
 use crate::error::Error;
-use crate::pin::Pins;
+use crate::pin::{Pins, STEER};
 use crate::{cgroup, sys};
 
 /// The programs on the cgroup, with their attach types of <linux/bpf.h>.
@@ -24,7 +26,9 @@ const NEAR: [(&str, u32); 8] = [
 ];
 
 /// The program on the network namespace.
-const FAR: (&str, u32) = ("steer", 36);
+const FAR: (&str, u32) = (STEER, 36);
+
+const OWN_NETNS: &str = "/proc/thread-self/ns/net";
 
 /// What a set of programs is attached to.
 #[derive(Debug)]
@@ -183,8 +187,14 @@ fn place_of_cgroup(path: &Path) -> Result<Place, Error> {
 }
 
 fn place_of_netns() -> Result<Place, Error> {
-    let (file, id) = cgroup::open(Path::new("/proc/thread-self/ns/net"))?;
-    Ok(Place { file, id })
+    let attach = |source| Error::Attach { program: STEER, source };
+    let file = fs::File::open(OWN_NETNS).map_err(attach)?;
+    Ok(Place { id: own_netns().map_err(attach)?, file })
+}
+
+/// The number of this thread's network namespace.
+pub(crate) fn own_netns() -> io::Result<u64> {
+    fs::metadata(OWN_NETNS).map(|namespace| namespace.ino())
 }
 
 fn find<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, Error>

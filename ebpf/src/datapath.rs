@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
@@ -15,7 +16,7 @@ use aya::{Ebpf, EbpfLoader};
 use edgeloom_model::Protocol;
 use ipnet::IpNet;
 
-use crate::attach::Group;
+use crate::attach::{Group, own_netns};
 use crate::desired::Desired;
 use crate::destroy::Known;
 use crate::error::Error;
@@ -251,7 +252,7 @@ impl Steering for Datapath {
         let known = Known { reverse: self.map("reverse")?, pointed: self.map("pointed")? };
         // It enters other namespaces, thread by thread, and reads /proc.
         let looked = tokio::task::spawn_blocking(move || destroy::destroy(&cgroup, &known, &gone));
-        looked.await.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(Error::Destroy)
+        looked.await.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(Error::Destroy)
     }
 
     fn set_agent_sockets(&mut self, sockets: AgentSockets<'_>) -> Result<(), Error> {
@@ -290,6 +291,11 @@ fn epoch() -> u32 {
 fn open_pins(root: Option<PathBuf>, capacity: Capacity) -> (Option<Pins>, Option<String>) {
     let Some(root) = root else { return (None, None) };
     let opened = Pins::open(&root).and_then(|pins| {
+        if pins.is_in_use_elsewhere(own_netns()?) {
+            return Err(io::Error::other(
+                "in use by an agent of another network namespace: give each a directory of its own",
+            ));
+        }
         if let Err(problem) = pins.check(capacity) {
             tracing::warn!(pin = %root.display(), problem, "what is pinned cannot be taken over; starting anew");
             pins.clear()?;

@@ -16,7 +16,9 @@ pub enum Error {
         "no cgroup2 file system is mounted: mount one with `mount -t cgroup2 none /sys/fs/cgroup/unified`"
     )]
     NoCgroup2,
-    #[error("cannot pin under {path}: {source}; a bpf file system is needed: `mount -t bpf bpf /sys/fs/bpf`")]
+    #[error(
+        "cannot pin under {path}: {source}; a bpf file system of its own is needed there, see `mount -t bpf`"
+    )]
     Pin { path: PathBuf, source: io::Error },
     #[error("the kernel did not take the eBPF programs: {0}; root, or CAP_BPF with CAP_NET_ADMIN, is needed")]
     Load(#[from] aya::EbpfError),

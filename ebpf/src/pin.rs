@@ -16,6 +16,9 @@ use crate::sys;
 /// Where a bpf file system belongs.
 const BPFFS: &str = "/sys/fs/bpf";
 
+/// The program whose link is to the network namespace.
+pub(crate) const STEER: &str = "steer";
+
 /// A directory of pins of this schema.
 #[derive(Clone, Debug)]
 pub(crate) struct Pins {
@@ -59,6 +62,14 @@ impl Pins {
     /// Where a map is pinned.
     pub(crate) fn map(&self, name: &str) -> PathBuf {
         self.directory().join(name)
+    }
+
+    /// Whether another network namespace, a living one, works by these pins: a second agent that shares
+    /// the file system must not take the first one's maps.
+    pub(crate) fn is_in_use_elsewhere(&self, netns: u64) -> bool {
+        let link = sys::pinned(&self.link(STEER)).and_then(|link| sys::link_info(&link));
+        // A namespace that is gone has no number any more.
+        link.is_ok_and(|link| link.netns() != 0 && link.netns() != netns)
     }
 
     /// Whether what is pinned can be taken over. If not, says which map and why; pins of a kernel

@@ -199,6 +199,29 @@ fn pins_of_another_shape_or_schema_are_replaced() {
 }
 
 #[test]
+fn another_host_that_shares_the_pins_leaves_them_alone() {
+    isolated("lasting::another_host_that_shares_the_pins_leaves_them_alone", |host| {
+        serve(host);
+        block_on(async {
+            let mut first = Datapath::load(host.config()).unwrap();
+            first.apply(&services(host)).await.unwrap();
+            host.neighbour.run(|| {
+                block_on(async {
+                    let mut second = Datapath::load(host.config()).unwrap();
+                    second.apply(&Desired::default()).await.unwrap();
+                    let off = |state: &State| matches!(state, State::Off(why) if why.contains("another"));
+                    assert!(second.status().features.iter().any(|f| f.name == "pinned" && off(&f.state)));
+                    second.detach().await.unwrap();
+                });
+            });
+            near_calls_work(host);
+            assert_eq!(first.apply(&services(host)).await.unwrap().changed, 0);
+            first.detach().await.unwrap();
+        });
+    });
+}
+
+#[test]
 fn a_cgroup_that_was_made_anew_is_attached_again() {
     isolated("lasting::a_cgroup_that_was_made_anew_is_attached_again", |host| {
         serve(host);
