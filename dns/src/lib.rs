@@ -15,6 +15,7 @@ mod cache;
 mod forward;
 mod message;
 mod metrics;
+mod resolve;
 mod server;
 mod transport;
 mod upstream;

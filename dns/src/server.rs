@@ -8,11 +8,10 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use hickory_proto::op::{Message, Query, ResponseCode};
+use hickory_proto::op::{Message, ResponseCode};
 use prometheus::Registry;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
@@ -22,8 +21,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::address;
 use crate::forward::Forwarder;
-use crate::message::{self, Asked, Follow, Local, Request};
+use crate::message::{self, Asked};
 use crate::metrics::{Answerer, Metrics};
+use crate::resolve::Resolver;
 use crate::transport::{read_frame, write_frame};
 use crate::zone::Zone;
 
@@ -33,8 +33,6 @@ const FORWARDING: usize = 512;
 const CONNECTIONS: usize = 128;
 /// A TCP connection that asks nothing for so long is closed.
 const IDLE: Duration = Duration::from_secs(10);
-/// Aliases followed in one answer, at most: a circle of them must end.
-const ALIASES: usize = 8;
 /// A socket that fails is tried again after this, so that a failure that stays does not spin.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Where a host names its upstream servers.
@@ -82,12 +80,10 @@ pub struct Server {
 /// What all tasks share.
 #[derive(Debug)]
 struct Shared {
-    zone: Arc<ArcSwap<Zone>>,
-    forwarder: Forwarder,
+    resolver: Resolver,
     metrics: Metrics,
     forwarding: Arc<Semaphore>,
     connections: Arc<Semaphore>,
-    turn: AtomicUsize,
     token: CancellationToken,
 }
 
@@ -113,12 +109,14 @@ impl Server {
         let metrics = Metrics::register(registry)?;
         let own = server.addresses.clone();
         let shared = Arc::new(Shared {
-            zone,
-            forwarder: Forwarder::new(config.upstreams, config.resolv_conf, own, metrics.clone()),
+            resolver: Resolver::new(
+                zone,
+                Forwarder::new(config.upstreams, config.resolv_conf, own, metrics.clone()),
+                metrics.clone(),
+            ),
             metrics,
             forwarding: Arc::new(Semaphore::new(FORWARDING)),
             connections: Arc::new(Semaphore::new(CONNECTIONS)),
-            turn: AtomicUsize::new(0),
             token,
         });
         for (udp, tcp) in sockets {
@@ -204,7 +202,7 @@ async fn serve_datagram(
         Asked::Nothing => return,
     };
     let limit = request.datagram_limit();
-    let pending = match shared.at_once(&request) {
+    let pending = match shared.resolver.at_once(&request) {
         Ok(answer) => return reply(socket, from, &answer, limit).await,
         Err(pending) => pending,
     };
@@ -215,7 +213,7 @@ async fn serve_datagram(
     let (socket, shared) = (socket.clone(), shared.clone());
     tasks.spawn(async move {
         let work = async {
-            let answer = shared.follow(&request, pending).await;
+            let answer = shared.resolver.follow(&request, pending).await;
             reply(&socket, from, &answer, limit).await;
         };
         tokio::select! { () = shared.token.cancelled() => {}, () = work => {} }
@@ -270,85 +268,15 @@ async fn serve_connection(mut stream: TcpStream, shared: &Shared) -> io::Result<
                 shared.metrics.answered(Answerer::Nobody, answer.metadata.response_code);
                 *answer
             }
-            Asked::Query(request) => match shared.at_once(&request) {
+            Asked::Query(request) => match shared.resolver.at_once(&request) {
                 Ok(answer) => answer,
                 Err(pending) => match shared.forwarding.try_acquire() {
-                    Ok(_permit) => shared.follow(&request, pending).await,
+                    Ok(_permit) => shared.resolver.follow(&request, pending).await,
                     Err(_) => request.failure(ResponseCode::ServFail),
                 },
             },
         };
         timeout(IDLE, write_frame(&mut stream, &message::write(&answer, u16::MAX.into()))).await??;
-    }
-}
-
-/// An answer that needs somebody else: what there is of it, and what is still to be asked.
-#[derive(Debug)]
-struct Pending {
-    so_far: Option<Box<Message>>,
-    question: Query,
-}
-
-impl Shared {
-    /// The answer, if the zone or the cache has it.
-    fn at_once(&self, request: &Request) -> Result<Message, Pending> {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        match request.look_up(&self.zone.load(), turn) {
-            Local::Answer(answer) => {
-                self.metrics.answered(Answerer::Cluster, answer.metadata.response_code);
-                Ok(answer)
-            }
-            Local::Alias { so_far, question } => Err(Pending { so_far: Some(Box::new(so_far)), question }),
-            Local::Foreign => match self.forwarder.cached(&request.question, request.dnssec()) {
-                Some(answer) => {
-                    self.metrics.answered(Answerer::Cache, answer.metadata.response_code);
-                    Ok(request.relay(answer))
-                }
-                None => Err(Pending { so_far: None, question: request.question.clone() }),
-            },
-        }
-    }
-
-    /// Completes an answer: follows aliases of the zone, and asks upstream for what is not in it.
-    async fn follow(&self, request: &Request, pending: Pending) -> Message {
-        let Pending { so_far, mut question } = pending;
-        let Some(mut answer) = so_far else {
-            let got = self.forwarder.ask(&question, request.dnssec()).await;
-            return self.count(got.map_or_else(
-                || request.failure(ResponseCode::ServFail),
-                |upstream| request.relay(upstream),
-            ));
-        };
-        for _ in 0..ALIASES {
-            let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-            match message::extend(&mut answer, &self.zone.load(), &question, turn) {
-                None => {
-                    self.metrics.answered(Answerer::Cluster, answer.metadata.response_code);
-                    return *answer;
-                }
-                Some(Follow::Alias(next)) => question = next,
-                Some(Follow::Elsewhere) => {
-                    let cached = self.forwarder.cached(&question, request.dnssec());
-                    let got = match cached {
-                        Some(got) => Some(got),
-                        None => self.forwarder.ask(&question, request.dnssec()).await,
-                    };
-                    let Some(got) = got else { break };
-                    answer.metadata.response_code = got.metadata.response_code;
-                    answer.add_answers(got.answers);
-                    answer.add_authorities(got.authorities);
-                    return self.count(*answer);
-                }
-            }
-        }
-        self.count(request.failure(ResponseCode::ServFail))
-    }
-
-    fn count(&self, answer: Message) -> Message {
-        let code = answer.metadata.response_code;
-        let by = if code == ResponseCode::ServFail { Answerer::Nobody } else { Answerer::Upstream };
-        self.metrics.answered(by, code);
-        answer
     }
 }
 

@@ -1,8 +1,10 @@
 //! The server on loopback sockets, with upstream servers of the tests' own.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use edgeloom_model::Model;
+use hickory_proto::op::Query;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use serde_json::json;
 use tokio::io::AsyncReadExt as _;
