@@ -50,7 +50,7 @@ static __always_inline bool choose(struct bpf_sock_addr *ctx, const struct servi
 	struct backend_key key = {
 		.service = svc->id,
 		.generation = svc->generation,
-		.slot = bpf_get_prandom_u32() % svc->count,
+		.slot = svc->count > 1 ? bpf_get_prandom_u32() % svc->count : 0,
 	};
 	struct backend *found = bpf_map_lookup_elem(&backends, &key);
 
@@ -84,17 +84,21 @@ static __always_inline bool recall(struct translations *kept, const struct front
 	return false;
 }
 
-/* Keeps what was translated with the socket: over an equal entry, else in the slot after the latest. */
+/*
+ * Keeps what was translated with the socket: over an equal entry, else in the slot after the latest.
+ * A stream has one peer in its life.
+ */
 static __always_inline void remember(struct translations *kept, const struct frontend *to,
 				     const struct service *svc, const struct backend *chosen)
 {
 	if (!kept)
 		return;
 
-	__u32 at = kept->latest + 1;
+	bool is_stream = to->protocol == IPPROTO_TCP;
+	__u32 at = is_stream ? 0 : kept->latest + 1;
 
 #pragma unroll
-	for (int i = 0; i < TRANSLATIONS; i++) {
+	for (int i = 0; i < TRANSLATIONS && !is_stream; i++) {
 		struct translation *t = &kept->slot[i];
 
 		if (t->service_port == to->port && t->backend.port == chosen->port &&
