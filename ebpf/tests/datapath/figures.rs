@@ -12,18 +12,15 @@ use crate::far::outside;
 use crate::host::{Family, block_on, desired, frontend, isolated, near, service};
 
 /// Connects in a row, and how often all ways take their turn.
-const BLOCK: usize = 1000;
-const ROUNDS: usize = 20;
+const BLOCK: usize = 200;
+const ROUNDS: usize = 100;
 
 #[test]
 #[ignore = "a measurement"]
 fn figures_of_connect() {
     isolated("figures::figures_of_connect", |host| {
         let backend = SocketAddr::new(host.pods[0].v4, 8080);
-        let listener = host.pods[0].run(|| TcpListener::bind(backend).unwrap());
-        // The standard library's 128 overflow, and an overflow costs a second.
-        socket2::SockRef::from(&listener).listen(4096).unwrap();
-        thread::spawn(move || while listener.accept().is_ok() {});
+        host.pods[0].run(|| listen(backend));
         let called = SocketAddr::new(service(Family::V4, 10), 80);
         block_on(async {
             let mut datapath = Datapath::load(host.config()).unwrap();
@@ -35,9 +32,16 @@ fn figures_of_connect() {
                     })
                     .collect();
                 services.push((frontend(called.ip(), called.port(), Tcp), near(&[backend])));
-                let start = Instant::now();
-                datapath.apply(&desired(services)).await.unwrap();
-                println!("{count} Services written in {:?}", start.elapsed());
+                let mut wanted = desired(services);
+                for change in ["all written", "nothing changed", "one changed"] {
+                    if change == "one changed" {
+                        let other = frontend([10, 98, 0, 1].into(), 80, Tcp);
+                        wanted.services.insert(other, near(&[backend]));
+                    }
+                    let start = Instant::now();
+                    datapath.apply(&wanted).await.unwrap();
+                    println!("{count} Services, {change}: {:?}", start.elapsed());
+                }
                 let mut times = [const { Vec::new() }; 3];
                 for _ in 0..ROUNDS {
                     times[0].extend(outside(host, || host.pods[1].run(|| connects(backend))));
@@ -54,6 +58,13 @@ fn figures_of_connect() {
             datapath.detach().await.unwrap();
         });
     });
+}
+
+/// Accepts for ever. The standard library's queue of 128 overflows, and an overflow costs a second.
+fn listen(at: SocketAddr) {
+    let listener = TcpListener::bind(at).unwrap();
+    socket2::SockRef::from(&listener).listen(4096).unwrap();
+    thread::spawn(move || while listener.accept().is_ok() {});
 }
 
 fn connects(to: SocketAddr) -> Vec<Duration> {

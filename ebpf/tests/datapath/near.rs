@@ -151,7 +151,16 @@ fn a_client_keeps_its_backend_while_it_belongs_to_the_service() {
             fewer.retain(|backend| *backend != backends[kept]);
             datapath.apply(&desired([(at, keep(&fewer))])).await.unwrap();
             assert_ne!(host.pods[1].run(call), first);
-            // Without affinity, and so after its time, every backend is met.
+            // It ends with its time: another is met soon, one of four being the same by chance.
+            let keep = Target::Near { backends: backends.clone(), affinity: Some(Duration::from_secs(1)) };
+            datapath.apply(&desired([(at, keep)])).await.unwrap();
+            let first = host.pods[1].run(call);
+            let other = (0..12).find(|_| {
+                thread::sleep(Duration::from_millis(1100));
+                host.pods[1].run(call) != first
+            });
+            assert!(other.is_some(), "the backend was kept beyond its time");
+            // Without affinity every backend is met.
             datapath.apply(&desired([(at, near(&backends))])).await.unwrap();
             let met: BTreeSet<_> = host.pods[1].run(|| (0..100).map(|_| call()).collect());
             assert_eq!(met.len(), 4);
