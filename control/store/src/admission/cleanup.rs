@@ -12,7 +12,7 @@ use crate::kinds::{self, KindDef};
 pub(crate) const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 
 /// Removes the objects of a definition that is going, then the definition itself if none is left.
-pub(super) fn definition(txn: &mut Txn<'_>, kind: &KindDef, crd: &Value) -> Result<()> {
+pub(super) fn definition(txn: &mut Txn<'_>, crd: &Value) -> Result<()> {
     let held = crd["metadata"]["finalizers"].as_array();
     if !held.is_some_and(|list| list.iter().any(|one| one == FINALIZER)) {
         return Ok(());
@@ -32,9 +32,9 @@ pub(super) fn definition(txn: &mut Txn<'_>, kind: &KindDef, crd: &Value) -> Resu
     }
     let free = last["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty);
     if free {
-        txn.remove(kind, last)?;
+        txn.remove(DEFINITIONS, last)?;
     } else {
-        txn.put(kind, last, Some(crd.clone()))?;
+        txn.put(DEFINITIONS, last, Some(crd.clone()))?;
     }
     txn.kinds_changed = true;
     Ok(())
@@ -42,12 +42,12 @@ pub(super) fn definition(txn: &mut Txn<'_>, kind: &KindDef, crd: &Value) -> Resu
 
 fn remove_or_mark(txn: &mut Txn<'_>, custom: &KindDef, object: Value, crd: &Value) -> Result<()> {
     if object["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty) {
-        txn.remove(custom, object)?;
+        txn.remove(&custom.storage, object)?;
     } else if !object["metadata"]["deletionTimestamp"].is_string() {
         let mut marked = object.clone();
         marked["metadata"]["deletionTimestamp"] = crd["metadata"]["deletionTimestamp"].clone();
         marked["metadata"]["deletionGracePeriodSeconds"] = json!(0);
-        txn.put(custom, marked, Some(object))?;
+        txn.put(&custom.storage, marked, Some(object))?;
     }
     Ok(())
 }
@@ -59,9 +59,5 @@ pub(super) fn last_object(txn: &mut Txn<'_>, storage: &str) -> Result<()> {
         return Ok(());
     }
     debug_assert_eq!(key_of(&crd).1, storage, "a definition is named after its resource");
-    let registry = kinds::Registry::built_in();
-    let Some(kind) = registry.find_resource("apiextensions.k8s.io", "customresourcedefinitions") else {
-        return Ok(());
-    };
-    definition(txn, &kind, &crd)
+    definition(txn, &crd)
 }

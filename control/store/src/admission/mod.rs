@@ -97,7 +97,7 @@ pub(crate) fn stored(txn: &mut Txn<'_>, kind: &KindDef, object: &Value) -> Resul
     if kind.storage == DEFINITIONS {
         txn.kinds_changed = true;
         if object["metadata"]["deletionTimestamp"].is_string() {
-            cleanup::definition(txn, kind, object)?;
+            cleanup::definition(txn, object)?;
         }
     }
     Ok(())

@@ -102,7 +102,7 @@ pub(super) fn update(
             None => remove(&mut new, "status"),
         }
     }
-    if part != Part::Status {
+    if part == Part::Main {
         (kind.prepare)(&mut new, Some(old));
     }
     if kind.generation && part != Part::Status && spec_changed(old, &new) {

@@ -78,7 +78,7 @@ fn delete(
     if marked == stored {
         return Ok(Deleted { object: stored, gone: false });
     }
-    let object = txn.put(kind, marked, Some(stored))?;
+    let object = txn.put(&kind.storage, marked, Some(stored))?;
     admission::stored(txn, kind, &object)?;
     // A definition whose objects were all removed at once is gone by now.
     let gone = txn.get(kind, namespace, name)?.is_none();
@@ -164,7 +164,7 @@ pub(super) fn is_done(object: &Value) -> bool {
 
 /// Removes an object for good, with what it held.
 pub(super) fn finish(txn: &mut Txn<'_>, kind: &KindDef, last: Value) -> Result<Value> {
-    let removed = txn.remove(kind, last)?;
+    let removed = txn.remove(&kind.storage, last)?;
     admission::removed(txn, kind, &removed)?;
     Ok(removed)
 }

@@ -22,6 +22,12 @@ pub(crate) struct Event {
     pub(crate) previous: Option<Arc<Value>>,
 }
 
+/// Events whose newest time is before another.
+const EXPIRED_EVENTS: &str = "SELECT body FROM objects WHERE kind = 'events' AND max( \
+       coalesce(json_extract(body, '$.metadata.creationTimestamp'), ''), \
+       coalesce(json_extract(body, '$.lastTimestamp'), ''), \
+       coalesce(json_extract(body, '$.series.lastObservedTime'), '')) < ?1 LIMIT 512";
+
 /// What a transaction sees and does.
 pub(crate) struct Txn<'c> {
     connection: &'c Connection,
@@ -86,42 +92,37 @@ impl<'c> Txn<'c> {
     }
 
     /// Stores an object under a new version, which is set in it, and records the change.
-    pub(crate) fn put(
-        &mut self,
-        kind: &KindDef,
-        mut object: Value,
-        previous: Option<Value>,
-    ) -> Result<Value> {
+    pub(crate) fn put(&mut self, storage: &str, mut object: Value, previous: Option<Value>) -> Result<Value> {
         self.version += 1;
         object["metadata"]["resourceVersion"] = Value::String(self.version.to_string());
         let (namespace, name) = key_of(&object);
         let mut statement =
             self.connection.prepare_cached("INSERT OR REPLACE INTO objects VALUES (?1, ?2, ?3, ?4, ?5)")?;
         let body = object.to_string();
-        statement.execute(params![kind.storage, namespace, name, self.version.cast_signed(), body])?;
-        self.record(kind, &object, &body, previous, false)?;
+        statement.execute(params![storage, namespace, name, self.version.cast_signed(), body])?;
+        self.record(storage, &object, &body, previous, false)?;
         Ok(object)
     }
 
     /// Removes an object and records its end, with the last state and the version of the removal.
-    pub(crate) fn remove(&mut self, kind: &KindDef, last: Value) -> Result<Value> {
+    pub(crate) fn remove(&mut self, storage: &str, last: Value) -> Result<Value> {
         self.version += 1;
         let (namespace, name) = key_of(&last);
         let mut statement = self
             .connection
             .prepare_cached("DELETE FROM objects WHERE kind = ?1 AND namespace = ?2 AND name = ?3")?;
-        statement.execute(params![kind.storage, namespace, name])?;
+        statement.execute(params![storage, namespace, name])?;
         let previous = last.clone();
         let mut object = last;
         object["metadata"]["resourceVersion"] = Value::String(self.version.to_string());
         let body = object.to_string();
-        self.record(kind, &object, &body, Some(previous), true)?;
+        self.record(storage, &object, &body, Some(previous), true)?;
         Ok(object)
     }
 
     fn record(
         &mut self,
-        kind: &KindDef,
+        storage: &str,
         object: &Value,
         body: &str,
         previous: Option<Value>,
@@ -133,7 +134,7 @@ impl<'c> Txn<'c> {
         let before = previous.as_ref().map(Value::to_string);
         statement.execute(params![
             self.version.cast_signed(),
-            kind.storage,
+            storage,
             namespace,
             name,
             deleted,
@@ -142,12 +143,23 @@ impl<'c> Txn<'c> {
         ])?;
         self.events.push(Event {
             version: self.version,
-            kind: Arc::from(kind.storage.as_str()),
+            kind: Arc::from(storage),
             namespace: namespace.to_owned(),
             deleted,
             object: Arc::new(object.clone()),
             previous: previous.map(Arc::new),
         });
+        Ok(())
+    }
+
+    /// Removes Events that were last seen before a time (RFC 3339), a bounded number at once.
+    pub(super) fn expire_events(&mut self, before: &str) -> Result<()> {
+        let mut statement = self.connection.prepare_cached(EXPIRED_EVENTS)?;
+        let rows = statement.query_map(params![before], |row| row.get::<_, String>(0))?;
+        let bodies = rows.collect::<std::result::Result<Vec<_>, _>>()?;
+        for body in bodies {
+            self.remove("events", serde_json::from_str(&body)?)?;
+        }
         Ok(())
     }
 

@@ -149,7 +149,7 @@ fn insert(txn: &mut Txn<'_>, kind: &KindDef, object: Value, cidrs: &[ipnet::IpNe
     if txn.get(kind, &namespace, &name)?.is_some() {
         return Err(Error::already_exists(kind, &name));
     }
-    let stored = txn.put(kind, object, None)?;
+    let stored = txn.put(&kind.storage, object, None)?;
     admission::stored(txn, kind, &stored)?;
     Ok(stored)
 }
@@ -178,7 +178,7 @@ fn replace(
     if remove::is_deleting(&stored) {
         forbid_new_finalizers(kind, &stored, &new)?;
     }
-    let written = txn.put(kind, new, Some(stored))?;
+    let written = txn.put(&kind.storage, new, Some(stored))?;
     admission::stored(txn, kind, &written)?;
     Ok(Some(written))
 }

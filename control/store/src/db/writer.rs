@@ -4,9 +4,11 @@
 use std::thread::JoinHandle;
 
 use rusqlite::Connection;
+use time::{Duration, OffsetDateTime};
 use tokio::sync::{mpsc, oneshot};
 
 use super::feed::Feed;
+use super::prepare::timestamp;
 use super::sqlite;
 use super::txn::Txn;
 use crate::error::{Error, Reason, Result};
@@ -15,6 +17,8 @@ use crate::error::{Error, Reason, Result};
 const QUEUE: usize = 256;
 /// Pieces of work that share a commit: bounds how long the first one waits for the last.
 const BATCH: usize = 128;
+/// How long an Event is kept after it was last seen, as the real server does.
+const EVENT_LIFE: Duration = Duration::hours(1);
 /// Commits between two compactions of the history.
 const COMPACT_EVERY: u32 = 512;
 
@@ -153,6 +157,7 @@ fn run<'c>(setup: &'c Setup, batch: &mut [Box<dyn Work>], version: u64, compact:
         connection.execute_batch("RELEASE work")?;
     }
     if compact {
+        txn.expire_events(&timestamp(OffsetDateTime::now_utc() - EVENT_LIFE))?;
         txn.compact(setup.history)?;
     }
     Ok(txn)

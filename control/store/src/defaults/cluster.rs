@@ -21,6 +21,13 @@ pub(crate) fn namespace(namespace: &mut Value) {
     set(object(namespace, "status"), "phase", if deleting { "Terminating" } else { "Active" });
 }
 
+/// What holds a Namespace is let go only through `/finalize`.
+pub(crate) fn prepare_namespace(new: &mut Value, old: Option<&Value>) {
+    if let Some(old) = old {
+        new["spec"] = old["spec"].clone();
+    }
+}
+
 const NODE_INFO: [&str; 10] = [
     "machineID",
     "systemUUID",

@@ -149,7 +149,7 @@ fn core() -> Vec<KindDef> {
             .status()
             .select_by(&["status.phase"])
             .columns(vec![Column::name(), Column::new("Status", cell::phase), Column::age()])
-            .rules(defaults::namespace, |_, _| {}, validate::namespace),
+            .rules(defaults::namespace, defaults::prepare_namespace, validate::namespace),
         node(core("Node", "nodes", "io.k8s.api.core.v1.Node")),
         pod(core("Pod", "pods", "io.k8s.api.core.v1.Pod")),
         service(core("Service", "services", "io.k8s.api.core.v1.Service")),

@@ -246,3 +246,46 @@ async fn custom_kinds_come_and_go_with_their_definition() {
     assert!(fixture.store.get(&crds, "", "widgets.example.com").await.unwrap_err().is_not_found());
     assert!(fixture.store.registry().find_resource("example.com", "widgets").is_none());
 }
+
+#[tokio::test]
+async fn old_events_go() {
+    let fixture = Fixture::new().await;
+    let about = json!({"kind": "Pod", "namespace": "default"});
+    let event = json!({"metadata": {"name": "e"}, "involvedObject": about, "message": "m"});
+    fixture.create("events", "default", event).await;
+    let count = async || fixture.store.count(&fixture.kind("events")).await.unwrap();
+    let expire = async |before: &'static str| {
+        fixture.store.write(false, move |txn| txn.expire_events(before)).await.unwrap();
+    };
+    expire("2020-01-01T00:00:00Z").await;
+    assert_eq!(count().await, 1);
+    expire("9999-01-01T00:00:00Z").await;
+    assert_eq!(count().await, 0);
+}
+
+#[tokio::test]
+async fn a_namespace_goes_when_it_is_finalized() {
+    let fixture = Fixture::new().await;
+    let kind = fixture.kind("namespaces");
+    fixture.create("namespaces", "", json!({"metadata": {"name": "shop"}})).await;
+    let deleted = fixture.store.delete(&kind, "", "shop", &DeleteOptions::default()).await.unwrap();
+    assert!(!deleted.gone);
+    assert_eq!(deleted.object["status"]["phase"], "Terminating");
+    let error = fixture.try_create("configmaps", "shop", config_map("a", "1")).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "configmaps \"a\" is forbidden: unable to create new content in namespace shop because it is being terminated"
+    );
+    let release = |old: &Value| {
+        let mut new = old.clone();
+        new["spec"]["finalizers"] = json!([]);
+        Ok(new)
+    };
+    let options = WriteOptions::default();
+    let kept = fixture.store.modify(&kind, "", "shop", Part::Main, &options, release).await.unwrap();
+    assert_eq!(kept["spec"]["finalizers"], json!(["kubernetes"]), "not by an ordinary write");
+    fixture.store.modify(&kind, "", "shop", Part::Whole, &options, release).await.unwrap();
+    assert!(fixture.store.get(&kind, "", "shop").await.unwrap_err().is_not_found());
+    let error = fixture.store.delete(&kind, "", "default", &DeleteOptions::default()).await.unwrap_err();
+    assert_eq!(error.to_string(), "namespaces \"default\" is forbidden: this namespace may not be deleted");
+}
