@@ -206,6 +206,14 @@ impl Error {
         self
     }
 
+    /// The same refusal about a resource that may not be declared.
+    pub fn about_resource(mut self, group: &str, kind: &str, name: &str) -> Self {
+        group.clone_into(&mut self.0.group);
+        kind.clone_into(&mut self.0.kind);
+        name.clone_into(&mut self.0.name);
+        self
+    }
+
     /// `pods "x" not found`.
     pub fn not_found(kind: &KindDef, name: &str) -> Self {
         Self::new(Reason::NotFound, format!("{} {name:?} not found", kind.resource())).about(kind, name)
@@ -284,6 +292,11 @@ impl Error {
     /// A fault of the server; the message says what failed.
     pub fn internal(what: impl fmt::Display) -> Self {
         Self::new(Reason::InternalError, format!("Internal error occurred: {what}"))
+    }
+
+    /// A fault whose message is told as it stands: what the real server answers with 500 and no reason.
+    pub(crate) fn internal_plain(message: impl Into<String>) -> Self {
+        Self::new(Reason::InternalError, message)
     }
 
     /// Tells the client to come back after this many seconds.
