@@ -6,11 +6,14 @@ use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::context::Node;
 use super::observed::{Instance, Observed, State};
-use crate::cri::proto::{Image, ImageRequest, ImageSpec, ListContainersRequest, ListImagesRequest};
+use crate::cri::proto::{
+    Image, ImageRequest, ImageSpec, ListContainersRequest, ListImagesRequest, StatusRequest,
+};
 use crate::volumes::PodDirectory;
 
 /// Dead containers kept for each name beside the newest: what `lastState` and `logs --previous` need.
@@ -75,7 +78,7 @@ fn choose(
 }
 
 /// Collects images and directories until `cancel`.
-pub async fn run(node: Arc<Node>, sandbox_image: Option<String>, cancel: CancellationToken) {
+pub async fn run(node: Arc<Node>, cancel: CancellationToken) {
     let mut last_used: HashMap<String, Instant> = HashMap::new();
     let mut tick = tokio::time::interval(INTERVAL);
     loop {
@@ -83,7 +86,7 @@ pub async fn run(node: Arc<Node>, sandbox_image: Option<String>, cancel: Cancell
             () = cancel.cancelled() => return,
             _ = tick.tick() => {}
         }
-        if let Err(error) = collect_images(&node, sandbox_image.as_deref(), &mut last_used).await {
+        if let Err(error) = collect_images(&node, &mut last_used).await {
             tracing::warn!(%error, "images were not collected");
         }
     }
@@ -91,7 +94,6 @@ pub async fn run(node: Arc<Node>, sandbox_image: Option<String>, cancel: Cancell
 
 async fn collect_images(
     node: &Node,
-    sandbox_image: Option<&str>,
     last_used: &mut HashMap<String, Instant>,
 ) -> Result<(), crate::cri::CriError> {
     let cri = &node.runtime.cri;
@@ -101,7 +103,7 @@ async fn collect_images(
         .into_iter()
         .flat_map(|container| [container.image_ref, container.image.unwrap_or_default().image])
         .collect();
-    used.extend(sandbox_image.map(str::to_owned));
+    used.extend(sandbox_image(node).await?);
     let now = Instant::now();
     last_used.retain(|id, _| images.iter().any(|image| image.id == *id));
     for image in &images {
@@ -118,6 +120,13 @@ async fn collect_images(
         cri.remove_image(ImageRequest { image }).await?;
     }
     Ok(())
+}
+
+/// The image of sandboxes, which containerd before 1.7 does not mark as pinned.
+async fn sandbox_image(node: &Node) -> Result<Option<String>, crate::cri::CriError> {
+    let status = node.runtime.cri.status(StatusRequest { verbose: true }).await?;
+    let config = status.info.get("config").and_then(|text| serde_json::from_str::<Value>(text).ok());
+    Ok(config.and_then(|config| config["sandboxImage"].as_str().map(str::to_owned)))
 }
 
 /// Bytes to be freed, where the disk is too full.

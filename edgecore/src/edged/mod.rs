@@ -77,6 +77,8 @@ pub struct Edged {
     gone: HashSet<String>,
     fingerprints: HashMap<String, u64>,
     synced: bool,
+    /// Why the runtime did not answer, when it last did not.
+    deaf: Option<String>,
     /// Whether directories of pods that nobody knows were removed.
     swept: bool,
 }
@@ -102,6 +104,7 @@ impl Edged {
             gone: HashSet::new(),
             fingerprints: HashMap::new(),
             synced: false,
+            deaf: None,
             swept: false,
         };
         let mut relist = tokio::time::interval(RELIST);
@@ -242,8 +245,19 @@ impl Edged {
 
     async fn relist(&mut self) {
         match self.node.runtime.summary().await {
-            Ok(all) => self.compare(all),
-            Err(error) => tracing::warn!(%error, "the container runtime does not answer"),
+            Ok(all) => {
+                if self.deaf.take().is_some() {
+                    tracing::info!("the container runtime answers again");
+                }
+                self.compare(all);
+            }
+            Err(error) => {
+                let error = error.to_string();
+                if self.deaf.as_ref() != Some(&error) {
+                    tracing::error!(error, "pods cannot be looked after");
+                    self.deaf = Some(error);
+                }
+            }
         }
     }
 

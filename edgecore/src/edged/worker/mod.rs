@@ -144,7 +144,10 @@ impl Worker {
         match self.step(pod).await {
             Ok(pause) => pause,
             Err(error) => {
-                tracing::warn!(pod = %self.id, %error, "trying again");
+                // A runtime that is away is told of once, not by every pod.
+                if !matches!(error, CriError::Unreachable { .. }) {
+                    tracing::warn!(pod = %self.id, %error, "trying again");
+                }
                 RETRY
             }
         }

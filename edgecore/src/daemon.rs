@@ -1,0 +1,272 @@
+//! The wiring of the daemon: what is started, in which order, and how it ends.
+//!
+//! ```text
+//! Tunnel ─Incoming─> dispatch ─┬─ kubelet/1 (from the control only) ─> Kubelet
+//!   ^                          └─ mesh/1 ─> mesh agent
+//! Session ─> Metastore ─> edged, network, mesh;   Outbox <─ edged, node report
+//! ```
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use edgeloom_api::credential::Role;
+use edgeloom_client::{
+    JoinConfig, JoinError, Membership, Metastore, Outbox, Session, SessionError, StoreError, TunnelOverlay,
+    join,
+};
+use edgeloom_mesh::ops::{self, Readiness};
+use edgeloom_model::NodeName;
+use edgeloom_tunnel::{Accepted, Alpn, Incoming, Tunnel};
+use futures::FutureExt as _;
+use prometheus::Registry;
+use prometheus::process_collector::ProcessCollector;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::cri::{Cri, CriError};
+use crate::edged::cluster::Cluster;
+use crate::edged::events::Recorder;
+use crate::edged::fields::Facts;
+use crate::edged::{self, Edged, Images, Node, Rotation, Runtime};
+use crate::kubelet::Kubelet;
+use crate::node::{address, machine, network, report};
+use crate::store::Store;
+use crate::supervisor::{Restart, Supervisor};
+
+/// Streams and datagrams that wait for the mesh agent.
+const MESH_QUEUE: usize = 256;
+/// How long modules have to end: none of them has anything to finish.
+const MODULES_DRAIN: Duration = Duration::from_secs(5);
+
+/// Why the daemon did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The name of the node.
+    #[error("node {0:?}: {1}; set node to a name of lower-case letters, digits, '-' and '.'")]
+    Name(String, String),
+    /// A directory could not be made.
+    #[error("cannot make {path}: {source}; is edgecore run as root?")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The container runtime's socket.
+    #[error(transparent)]
+    Cri(#[from] CriError),
+    /// Joining.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// Metastore or outbox.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The credentials on disk.
+    #[error("the node's credentials: {0}")]
+    Trust(String),
+    /// The overlay.
+    #[error(transparent)]
+    Tunnel(#[from] edgeloom_tunnel::Error),
+    /// The session.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// A metric of the same name is registered already.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// The operators' endpoint.
+    #[error(transparent)]
+    Ops(#[from] ops::ListenError),
+}
+
+/// Runs the node until `stop`, then ends all of it but the pods.
+pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
+    let name = NodeName::new(config.node.clone())
+        .map_err(|error| Error::Name(config.node.clone(), error.to_string()))?;
+    let pods = config.state_dir.join("pods");
+    for path in [&config.state_dir, &pods, &config.run_dir] {
+        std::fs::create_dir_all(path).map_err(|source| Error::Directory { path: path.clone(), source })?;
+    }
+    let cri = Cri::new(&config.cri.socket)?;
+    let registry = Registry::new();
+    registry.register(Box::new(ProcessCollector::for_self()))?;
+    let readiness = Readiness::new();
+    let ops = ops::serve(config.ops.listen, registry.clone(), readiness.clone(), stop.clone()).await?;
+
+    let joined = {
+        let _guard = readiness.guard("membership");
+        let joining = JoinConfig {
+            state_dir: config.state_dir.clone(),
+            node: name,
+            control: config.control.addresses.clone(),
+            token: config.control.token.clone(),
+            patience: Duration::from_secs(config.control.patience_seconds),
+        };
+        tokio::select! {
+            joined = join(&joining) => joined?,
+            () = stop.cancelled() => return Ok(()),
+        }
+    };
+    let overlay = Overlay::start(&config, joined, &registry).await?;
+    let node = Arc::new(node(&config, cri, Arc::clone(&overlay.store)));
+    let kubelet = Kubelet::new(Arc::clone(&node), registry.clone(), None, &stop);
+    let mut supervisor = Supervisor::new(&registry, stop.clone())?;
+    start_modules(&mut supervisor, &config, &node, &overlay.store);
+    let Overlay { tunnel, session, incoming, .. } = overlay;
+    let (mesh, _mesh_incoming) = mpsc::channel(MESH_QUEUE);
+    dispatch(incoming, &kubelet, &mesh, &stop).await;
+
+    supervisor.shutdown(MODULES_DRAIN).await;
+    kubelet.shutdown().await;
+    session.shutdown().await;
+    tunnel.shutdown(Duration::from_secs(config.drain_seconds)).await;
+    ops.join().await;
+    Ok(())
+}
+
+/// The node's place in the overlay, and what it holds of the cluster.
+struct Overlay {
+    tunnel: Tunnel,
+    incoming: Incoming,
+    session: Session,
+    store: Arc<Store>,
+}
+
+impl Overlay {
+    async fn start(config: &Config, membership: Membership, registry: &Registry) -> Result<Self, Error> {
+        let metastore = Metastore::open(config.state_dir.join("metastore.db"))?;
+        let outbox = Outbox::open(config.state_dir.join("outbox.db"))?;
+        let trust = membership.trust_with(&metastore).map_err(|error| Error::Trust(error.to_string()))?;
+        let settings = edgeloom_tunnel::Config {
+            listen: config.overlay.listen,
+            direct: config.overlay.direct,
+            exclude_interfaces: config.overlay.exclude_interfaces.clone(),
+            relays: membership.relays_with(&metastore),
+            state_dir: Some(config.state_dir.clone()),
+            ..edgeloom_tunnel::Config::default()
+        };
+        let identity = Arc::clone(&membership.identity);
+        let credential = membership.credential.clone();
+        let (tunnel, incoming) = Tunnel::start(settings, identity, credential, trust, registry).await?;
+        tunnel.set_peers(membership.peers_with(&metastore));
+        let store = Arc::new(Store::new(
+            metastore.clone(),
+            outbox.clone(),
+            membership.node.as_str(),
+            &membership.node_uid,
+            &config.state_dir,
+        ));
+        let control = Arc::new(TunnelOverlay::new(tunnel.clone(), membership.control.peer));
+        let session = Session::start(membership, control, metastore, outbox, registry)?;
+        store.set_session(session.clone());
+        Ok(Self { tunnel, incoming, session, store })
+    }
+}
+
+fn node(config: &Config, cri: Cri, store: Arc<Store>) -> Node {
+    let cluster: Arc<dyn Cluster> = store;
+    let recorder = Arc::new(Recorder::new(Arc::clone(&cluster), &config.node));
+    let host_ips = address::detect(config.site.address, config.site.interface.as_deref());
+    if host_ips.is_empty() {
+        tracing::warn!("this host has no address that its site could reach; set site.address");
+    }
+    let machine = machine::Machine::read();
+    let facts = Facts {
+        node: config.node.clone(),
+        host_ips: host_ips.iter().map(ToString::to_string).collect(),
+        allocatable_cpu_milli: i64::try_from(machine.cpus).unwrap_or(1) * 1000,
+        allocatable_memory: i64::try_from(machine.memory).unwrap_or(i64::MAX),
+        ..Facts::default()
+    };
+    Node {
+        images: Images::new(cri.clone(), Arc::clone(&cluster), Arc::clone(&recorder)),
+        runtime: Runtime::new(cri),
+        cluster,
+        recorder,
+        facts: ArcSwap::from_pointee(facts),
+        pods: config.state_dir.join("pods"),
+        log_root: config.pods.log_dir.clone(),
+        cgroup_root: config.pods.cgroup.clone(),
+        cluster_servers: config.mesh.dns_listen.iter().map(|address| address.ip().to_string()).collect(),
+        cluster_domain: config.mesh.cluster_domain.clone(),
+        resolv_conf: config.pods.resolv_conf.clone(),
+        memory: machine.memory,
+        data: 0.into(),
+    }
+}
+
+fn start_modules(supervisor: &mut Supervisor, config: &Config, node: &Arc<Node>, store: &Arc<Store>) {
+    let inside = config.network.cluster_cidrs.iter().chain(&config.mesh.service_cidrs).copied().collect();
+    let network = network::Settings {
+        conf_dir: config.network.conf_dir.clone(),
+        data_dir: config.network.data_dir.clone(),
+        masquerade: config.network.masquerade,
+        inside,
+    };
+    let report = report::Settings { max_pods: config.pods.max };
+    let rotation = Rotation { max_size: config.pods.log_max_bytes, max_files: config.pods.log_max_files };
+    let mut module =
+        |name, run: fn(Arc<Node>, Modules, CancellationToken) -> futures::future::BoxFuture<'static, ()>| {
+            let node = Arc::clone(node);
+            let modules = Modules { network: network.clone(), report: report.clone(), rotation };
+            supervisor.module(name, Restart::Always, move |cancel| {
+                let running = run(Arc::clone(&node), modules.clone(), cancel);
+                async move {
+                    running.await;
+                    Ok(())
+                }
+                .boxed()
+            });
+        };
+    module("network", |node, modules, cancel| network::run(node, modules.network, cancel).boxed());
+    module("edged", |node, _, cancel| Edged::run(node, cancel).boxed());
+    module("node", |node, modules, cancel| report::run(node, modules.report, cancel).boxed());
+    module("logs", |node, modules, cancel| edged::rotate_logs(node, modules.rotation, cancel).boxed());
+    module("garbage", |node, _, cancel| edged::collect_garbage(node, cancel).boxed());
+    let store = Arc::clone(store);
+    supervisor.module("completeness", Restart::OnFailure, move |cancel| {
+        let store = Arc::clone(&store);
+        async move {
+            cancel.run_until_cancelled(store.watch_completeness()).await;
+            Ok(())
+        }
+        .boxed()
+    });
+}
+
+/// Settings of the modules.
+#[derive(Clone)]
+struct Modules {
+    network: network::Settings,
+    report: report::Settings,
+    rotation: Rotation,
+}
+
+/// Hands what comes in to whom it is for, until `stop` or the end of the tunnel.
+async fn dispatch(
+    mut incoming: Incoming,
+    kubelet: &Kubelet,
+    mesh: &mpsc::Sender<Accepted>,
+    stop: &CancellationToken,
+) {
+    while let Some(Some(accepted)) = stop.run_until_cancelled(incoming.accept()).await {
+        match accepted {
+            Accepted::Stream { from, alpn: Alpn::Kubelet, stream } => {
+                if from.roles.contains(Role::Control) {
+                    kubelet.spawn(tokio::io::join(stream.recv, stream.send));
+                } else {
+                    tracing::warn!(peer = %from.node, "refused: only the control may open kubelet streams");
+                }
+            }
+            Accepted::Stream { alpn: Alpn::Mesh, .. } | Accepted::Datagram { .. } => {
+                // Dropping a stream resets it: the far end learns that this node is overloaded.
+                if mesh.try_send(accepted).is_err() {
+                    tracing::debug!("the mesh agent does not keep up");
+                }
+            }
+            Accepted::Stream { .. } | Accepted::Join { .. } => {}
+        }
+    }
+}
