@@ -10,10 +10,12 @@
 //! The raw endpoint's driver does the receiving: Service traffic reaches it where the kernel put it, and what is
 //! not its own is handed on. Tables are read without locks; the engine alone writes them.
 
+mod address;
 mod classify;
 mod libp2p;
 mod mux;
 mod raw;
+mod receive;
 mod shards;
 mod table;
 mod waiting;

@@ -1,31 +1,26 @@
-//! The socket itself: sending by route, receiving by class.
+//! The socket itself, and sending by route.
 
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
 
 use libp2p::PeerId;
 use nix::sys::socket::{setsockopt, sockopt};
-use quinn::udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
+use quinn::udp::{Transmit, UdpSocketState};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 
-use super::classify::{Class, Mark};
-use super::table::{PeerSlot, Route, Session, Table, is_virtual};
+use super::address::canonical;
+use super::table::{Route, Session, Table, is_virtual};
 use super::waiting::{Early, Left};
 use crate::metrics::Metrics;
-use crate::wire::frame::{Control, DATA_HEADER, DataHeader, MAX_CONTROL};
+use crate::wire::frame::DATA_HEADER;
 
 /// Kernel buffer each way: about 40 ms at 1.5 Gbit/s, so that a burst survives until the driver runs.
 const SOCKET_BUFFER: usize = 8 << 20;
-/// Milliseconds between two complaints about unknown sessions.
-const COMPLAINT: u64 = 50;
-/// Longest datagram that one system call may carry.
-const MAX_BATCH: usize = 65_507;
 
 /// By which way a frame came, and its answer goes.
 #[derive(Clone, Debug)]
@@ -56,17 +51,17 @@ pub(crate) struct Inbound {
 /// The shared socket.
 #[derive(Debug)]
 pub(crate) struct Mux {
-    io: UdpSocket,
-    state: UdpSocketState,
+    pub(super) io: UdpSocket,
+    pub(super) state: UdpSocketState,
     local: SocketAddr,
     pub(crate) table: Table,
-    metrics: Metrics,
-    inbound: mpsc::Sender<Inbound>,
+    pub(super) metrics: Metrics,
+    pub(super) inbound: mpsc::Sender<Inbound>,
     pub(super) left: Left,
     /// Packets of libp2p's endpoint.
     pub(super) libp2p: Left,
-    early: Early,
-    complained: AtomicU64,
+    pub(super) early: Early,
+    pub(super) complained: AtomicU64,
     shut: AtomicBool,
 }
 
@@ -131,7 +126,7 @@ impl Mux {
     }
 
     /// The form in which the socket's family names `address`.
-    fn on_wire(&self, address: SocketAddr) -> SocketAddr {
+    pub(super) fn on_wire(&self, address: SocketAddr) -> SocketAddr {
         match (self.local, address) {
             (SocketAddr::V6(_), SocketAddr::V4(v4)) => {
                 SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port())
@@ -141,7 +136,7 @@ impl Mux {
         }
     }
 
-    fn transmit(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+    pub(super) fn transmit(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let unreachable = self.local.is_ipv4() && transmit.destination.is_ipv6();
         if unreachable || self.shut.load(Ordering::Relaxed) {
             return Ok(());
@@ -228,286 +223,6 @@ impl Mux {
         }
     }
 
-    /// Receives one batch. Returns how many of `bufs` hold packets for the raw endpoint; what is not for it is
-    /// handed on or left in [`Mux::left`].
-    pub(super) fn poll_batch(
-        &self,
-        cx: &mut Context<'_>,
-        bufs: &mut [IoSliceMut<'_>],
-        meta: &mut [RecvMeta],
-    ) -> Poll<io::Result<usize>> {
-        let received = loop {
-            ready!(self.io.poll_recv_ready(cx))?;
-            match self.io.try_io(Interest::READABLE, || self.state.recv((&self.io).into(), bufs, meta)) {
-                Ok(received) => break received,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // ICMP errors of packets sent earlier; they say nothing about this socket.
-                Err(error) => tracing::debug!(%error, "receiving"),
-            }
-        };
-        let clock = self.table.clock();
-        let mut kept = 0;
-        for index in 0..received {
-            if self.sort(&mut bufs[index], &mut meta[index], clock) {
-                bufs.swap(kept, index);
-                meta.swap(kept, index);
-                kept += 1;
-            }
-        }
-        Poll::Ready(Ok(kept))
-    }
-
-    /// Whether the whole buffer is for the raw endpoint, translated in place; else its packets go their ways.
-    fn sort(&self, buffer: &mut [u8], meta: &mut RecvMeta, clock: u64) -> bool {
-        meta.addr = canonical(meta.addr);
-        let stride = meta.stride.max(1);
-        let bytes = &mut buffer[..meta.len];
-        let all = |class: Class| bytes.chunks(stride).all(|packet| Class::of(packet) == class);
-        if all(Class::Quic(Mark::Raw)) {
-            self.translate(meta, clock);
-            return true;
-        }
-        if all(Class::Data) {
-            return self.data(bytes, meta, clock);
-        }
-        for packet in bytes.chunks_mut(stride) {
-            match Class::of(packet) {
-                Class::Quic(Mark::Raw) => {
-                    let mut meta = RecvMeta { len: packet.len(), stride: packet.len(), ..*meta };
-                    self.translate(&mut meta, clock);
-                    self.leave(meta.addr, meta.ecn, packet);
-                }
-                Class::Quic(Mark::Libp2p) => {
-                    if !self.libp2p.push(as_v6(meta.addr), meta.ecn, packet) {
-                        self.metrics.dropped("endpoint busy");
-                    }
-                    self.libp2p.wake();
-                }
-                Class::Data => {
-                    let mut meta = RecvMeta { len: packet.len(), stride: packet.len(), ..*meta };
-                    if self.data(packet, &mut meta, clock) {
-                        self.leave(meta.addr, meta.ecn, &packet[..meta.len]);
-                    }
-                }
-                Class::Control => self.hand_over(Source::Direct(meta.addr), packet),
-                Class::Noise => self.metrics.dropped("no packet of ours"),
-            }
-        }
-        false
-    }
-
-    /// Gives QUIC packets from a known path the virtual address of their peer.
-    fn translate(&self, meta: &mut RecvMeta, clock: u64) {
-        match self.table.by_address(&meta.addr) {
-            Some(slot) => {
-                self.count(&slot, meta.len, "direct", clock);
-                meta.addr = slot.virtual_address;
-            }
-            None => meta.addr = as_v6(meta.addr),
-        }
-        meta.dst_ip = None;
-    }
-
-    fn count(&self, slot: &PeerSlot, bytes: usize, fallback: &'static str, clock: u64) {
-        slot.traffic.note_received(bytes, clock);
-        let kind = match slot.route_ref().as_deref() {
-            Some(Route::Direct { kind, .. }) if fallback == "direct" => kind.as_str(),
-            _ => fallback,
-        };
-        self.metrics.received(kind, bytes);
-    }
-
-    /// Forwarder data: on a relay it is sent on; at an end the headers come off. True if what remains in the
-    /// buffer is all for the raw endpoint.
-    fn data(&self, bytes: &mut [u8], meta: &mut RecvMeta, clock: u64) -> bool {
-        match DataHeader::parse(bytes) {
-            Ok((header, _)) if !header.down => {
-                self.forward(bytes, meta, clock);
-                false
-            }
-            Ok(_) => self.unwrap(bytes, meta, clock),
-            Err(_) => {
-                self.metrics.dropped("malformed");
-                false
-            }
-        }
-    }
-
-    /// Takes the headers off frames from a relay. If all carry QUIC packets of one peer they are closed up in
-    /// place; else each goes its way.
-    fn unwrap(&self, bytes: &mut [u8], meta: &mut RecvMeta, clock: u64) -> bool {
-        let Some(relay) = self.table.by_address(&meta.addr) else {
-            self.metrics.dropped("data of no relay of ours");
-            return false;
-        };
-        let stride = meta.stride.max(1);
-        let mut only: Option<Arc<Session>> = None;
-        let mut end = 0;
-        let mut start = 0;
-        while start < bytes.len() {
-            let stop = (start + stride).min(bytes.len());
-            if let Some((session, header_class)) =
-                self.check_down(&relay, meta.addr, &bytes[start..stop], clock)
-            {
-                let payload = start + DATA_HEADER..stop;
-                let same = only.as_ref().is_none_or(|only| Arc::ptr_eq(only, &session));
-                match header_class {
-                    // Closing up needs all packets but the last to be of one length.
-                    Class::Quic(Mark::Raw) if same && (end == 0 || end % (stride - DATA_HEADER) == 0) => {
-                        let length = payload.len();
-                        bytes.copy_within(payload, end);
-                        end += length;
-                        only = Some(session);
-                    }
-                    Class::Quic(Mark::Raw) => {
-                        self.count(&session.peer, payload.len(), "relayed", clock);
-                        self.leave(session.peer.virtual_address, meta.ecn, &bytes[payload]);
-                    }
-                    Class::Control => self.hand_over(Source::Relayed(session), &bytes[payload]),
-                    _ => self.metrics.dropped("no packet of ours"),
-                }
-            }
-            start = stop;
-        }
-        let Some(session) = only else { return false };
-        self.count(&session.peer, end, "relayed", clock);
-        *meta = RecvMeta {
-            addr: session.peer.virtual_address,
-            len: end,
-            stride: stride - DATA_HEADER,
-            dst_ip: None,
-            ..*meta
-        };
-        true
-    }
-
-    fn check_down(
-        &self,
-        relay: &PeerSlot,
-        from: SocketAddr,
-        frame: &[u8],
-        clock: u64,
-    ) -> Option<(Arc<Session>, Class)> {
-        let Ok((header, payload)) = DataHeader::parse(frame) else {
-            self.metrics.dropped("malformed");
-            return None;
-        };
-        let Some(session) = self.table.session(relay, header.session) else {
-            self.early.push(relay.virtual_address, header.session, frame);
-            self.complain(from, header.session, clock);
-            return None;
-        };
-        if !session.accepts(&header, payload) {
-            self.metrics.dropped("not authentic");
-            return None;
-        }
-        Some((session, Class::of(payload)))
-    }
-
-    /// As a relay, sends frames on to the other end of their sessions.
-    fn forward(&self, bytes: &mut [u8], meta: &RecvMeta, clock: u64) {
-        let stride = meta.stride.max(1);
-        let mut run: Option<(SocketAddr, usize)> = None;
-        let mut start = 0;
-        while start < bytes.len() {
-            let stop = (start + stride).min(bytes.len());
-            let to = self.check_up(meta.addr, &mut bytes[start..stop], clock);
-            if run.map(|(to, _)| to) != to {
-                self.flush(bytes, run.take(), start, stride, meta.ecn);
-                run = to.map(|to| (to, start));
-            }
-            start = stop;
-        }
-        self.flush(bytes, run, bytes.len(), stride, meta.ecn);
-    }
-
-    /// Verifies a frame of a session and signs it for the other end, in place. Returns where it goes.
-    fn check_up(&self, from: SocketAddr, frame: &mut [u8], clock: u64) -> Option<SocketAddr> {
-        let Ok((header, payload)) = DataHeader::parse(frame) else {
-            self.metrics.dropped("malformed");
-            return None;
-        };
-        let Some(forward) = self.table.forwards.get(&header.session) else {
-            self.metrics.dropped("unknown session");
-            self.complain(from, header.session, clock);
-            return None;
-        };
-        match forward.turn(&header, payload, clock) {
-            Ok((header, to)) => {
-                header.write(frame);
-                self.metrics.forwarded(frame.len());
-                Some(to)
-            }
-            Err(reason) => {
-                self.metrics.dropped(reason);
-                None
-            }
-        }
-    }
-
-    fn flush(
-        &self,
-        bytes: &[u8],
-        run: Option<(SocketAddr, usize)>,
-        stop: usize,
-        stride: usize,
-        ecn: Option<EcnCodepoint>,
-    ) {
-        let Some((to, start)) = run else { return };
-        let contents = &bytes[start..stop];
-        let most = self.max_transmit_segments().min(MAX_BATCH / stride).max(1);
-        for batch in contents.chunks(most * stride) {
-            let segment_size = (batch.len() > stride).then_some(stride);
-            let transmit =
-                Transmit { destination: self.on_wire(to), ecn, contents: batch, segment_size, src_ip: None };
-            if self.transmit(&transmit).is_err() {
-                self.metrics.dropped("socket full");
-            }
-        }
-    }
-
-    fn hand_over(&self, source: Source, frame: &[u8]) {
-        if frame.len() > MAX_CONTROL {
-            return self.metrics.dropped("malformed");
-        }
-        if self.inbound.try_send(Inbound { source, frame: frame.to_vec() }).is_err() {
-            self.metrics.dropped("engine busy");
-        }
-    }
-
-    fn leave(&self, from: SocketAddr, ecn: Option<EcnCodepoint>, packet: &[u8]) {
-        if !self.left.push(from, ecn, packet) {
-            self.metrics.dropped("endpoint busy");
-        }
-    }
-
-    /// Takes up a session, and what came ahead of it.
-    pub(crate) fn add_session(&self, session: &Arc<Session>) {
-        self.table.add_session(session);
-        for frame in self.early.take(session.relay.virtual_address, session.id) {
-            let Ok((header, payload)) = DataHeader::parse(&frame) else { continue };
-            if !session.accepts(&header, payload) {
-                self.metrics.dropped("not authentic");
-                continue;
-            }
-            match Class::of(payload) {
-                Class::Quic(Mark::Raw) => self.leave(session.peer.virtual_address, None, payload),
-                Class::Control => self.hand_over(Source::Relayed(session.clone()), payload),
-                _ => self.metrics.dropped("no packet of ours"),
-            }
-        }
-        self.left.wake();
-    }
-
-    /// Tells the sender of a data frame that its session is not known here, now and then.
-    fn complain(&self, to: SocketAddr, session: u32, clock: u64) {
-        let last = self.complained.load(Ordering::Relaxed);
-        if clock.saturating_sub(last) >= COMPLAINT {
-            self.complained.store(clock, Ordering::Relaxed);
-            self.send_frame(to, &Control::UnknownSession { session }.encode());
-        }
-    }
-
     /// The peer that the raw endpoint knows by `address`.
     pub(crate) fn peer_of_virtual(&self, address: &SocketAddr) -> Option<PeerId> {
         self.table.by_virtual(address).map(|slot| slot.peer)
@@ -516,19 +231,6 @@ impl Mux {
     /// The peer behind `address`, if a path is bound to it.
     pub(crate) fn peer_at(&self, address: &SocketAddr) -> Option<PeerId> {
         self.table.by_address(address).map(|slot| slot.peer)
-    }
-}
-
-/// IPv4 addresses as such, not mapped into IPv6; without flow label and scope of global addresses.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-/// What the raw endpoint, which has IPv6 addresses only, knows a stranger by.
-fn as_v6(address: SocketAddr) -> SocketAddr {
-    match address {
-        SocketAddr::V4(v4) => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
-        v6 => v6,
     }
 }
 
