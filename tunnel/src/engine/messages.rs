@@ -101,7 +101,20 @@ impl Engine {
             let _ = waiting.send(rtt);
         }
         if let (true, Some(observed)) = (is_relay, observed) {
-            self.observed.insert(peer, observed);
+            self.seen_at(now, peer, observed);
+        }
+    }
+
+    /// A relay sees this node at `observed`. If that is news, a NAT on the way maps to another port now, and peers
+    /// are told.
+    fn seen_at(&mut self, now: Instant, relay: PeerId, observed: SocketAddr) {
+        if self.observed.insert(relay, observed) == Some(observed) {
+            return;
+        }
+        for state in self.peers.values_mut().filter(|state| !state.sessions.is_empty()) {
+            state.told = None;
+            state.next_poll = Some(now);
+            state.paths.urge(now);
         }
     }
 

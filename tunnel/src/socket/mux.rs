@@ -162,6 +162,7 @@ impl Mux {
             }
             Route::Relayed(session) => {
                 self.metrics.sent("relayed", transmit.contents.len());
+                session.relay.traffic.touch_sent(clock);
                 self.send_relayed(session, transmit)
             }
         }

@@ -163,6 +163,7 @@ impl Mux {
             start = stop;
         }
         let Some(session) = only else { return false };
+        relay.traffic.touch_received(clock);
         self.count(&session.peer, end, "relayed", clock);
         *meta = RecvMeta {
             addr: session.peer.virtual_address,

@@ -214,6 +214,16 @@ impl Traffic {
         self.last_received.store(clock, Ordering::Relaxed);
     }
 
+    /// Packets for another peer went through this one, a relay: its path is in use all the same.
+    pub(crate) fn touch_sent(&self, clock: u64) {
+        self.last_sent.store(clock, Ordering::Relaxed);
+    }
+
+    /// Packets of another peer came through this one.
+    pub(crate) fn touch_received(&self, clock: u64) {
+        self.last_received.store(clock, Ordering::Relaxed);
+    }
+
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
