@@ -1,0 +1,146 @@
+//! `meshctl ping`
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use edgeloom_api::admin::{Echo, FleetNode, PING, Path, node_path};
+use edgeloom_model::NodeName;
+
+use crate::args::Output;
+use crate::connect::Source;
+use crate::fleet;
+use crate::http::Client;
+use crate::show;
+
+/// Pause between two echoes.
+const PAUSE: Duration = Duration::from_millis(500);
+
+pub(crate) async fn run(
+    source: Source,
+    node: &NodeName,
+    count: u32,
+    from: Option<&NodeName>,
+    output: Output,
+) -> Result<()> {
+    let (client, path) = match source {
+        Source::Daemon(daemon) => {
+            super::own_node_only(from, "--from")?;
+            (daemon, format!("{PING}/{node}"))
+        }
+        Source::Control(control) => {
+            let from = match from {
+                Some(from) => from.to_string(),
+                None => choose(&fleet::nodes(&control).await?, node.as_str())?,
+            };
+            eprintln!("from {from} (--from NODE to choose):");
+            let path = node_path(&from, &format!("{PING}/{node}"));
+            (control, path)
+        }
+    };
+    let echoes = echoes(&client, &path, node, count, output).await?;
+    if output == Output::Json {
+        show::json(&echoes)?;
+    } else {
+        summary(&echoes)?;
+    }
+    if echoes.iter().all(|echo| echo.rtt_ms.is_none()) {
+        bail!("{node} did not answer; `meshctl peers` shows what is known of the path to it");
+    }
+    Ok(())
+}
+
+/// A connected node, best at another site than the one that is called.
+fn choose(nodes: &[FleetNode], node: &str) -> Result<String> {
+    let site = nodes.iter().find(|known| known.node == node).map(|known| known.site.as_str());
+    let able =
+        |known: &&FleetNode| known.session.connected && known.node != node && !fleet::is_control(known);
+    let mut able: Vec<_> = nodes.iter().filter(able).collect();
+    able.sort_by_key(|known| Some(known.site.as_str()) == site);
+    let chosen = able.first().context("no other node is connected that could send the echoes")?;
+    Ok(chosen.node.clone())
+}
+
+async fn echoes(
+    client: &Client,
+    path: &str,
+    node: &NodeName,
+    count: u32,
+    output: Output,
+) -> Result<Vec<Echo>> {
+    let mut echoes = Vec::new();
+    for sequence in 1..=count {
+        if sequence > 1 {
+            tokio::time::sleep(PAUSE).await;
+        }
+        let mut answers: Vec<Echo> = client.post(path, None::<&()>).await?;
+        let mut echo = answers.pop().context("an answer without an echo")?;
+        echo.sequence = sequence;
+        if output == Output::Table {
+            show::line(line(node, &echo))?;
+        }
+        echoes.push(echo);
+    }
+    Ok(echoes)
+}
+
+fn line(node: &NodeName, echo: &Echo) -> String {
+    match echo.rtt_ms {
+        Some(rtt) => {
+            let path = match &echo.path {
+                Path::Direct { address, by } => format!("direct ({by}) {address}"),
+                Path::Relayed { relay } => format!("relayed by {relay}"),
+                Path::None => "unknown path".to_owned(),
+            };
+            format!("{node}: echo {} in {} by {path}", echo.sequence, show::milliseconds(rtt))
+        }
+        None => {
+            format!("{node}: no echo {}: {}", echo.sequence, echo.error.as_deref().unwrap_or("no answer"))
+        }
+    }
+}
+
+fn summary(echoes: &[Echo]) -> Result<()> {
+    let times: Vec<f64> = echoes.iter().filter_map(|echo| echo.rtt_ms).collect();
+    let (count, came) = (echoes.len(), times.len());
+    if came == 0 {
+        return Ok(());
+    }
+    let low = times.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = times.iter().copied().fold(0.0, f64::max);
+    let mean = times.iter().sum::<f64>() / came as f64;
+    let [low, mean, high] = [low, mean, high].map(show::milliseconds);
+    show::line(format_args!(
+        "{came} of {count} came back, round trip lowest {low}, mean {mean}, highest {high}"
+    ))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use edgeloom_api::admin::Link;
+
+    fn node(name: &str, site: &str, connected: bool, role: &str) -> FleetNode {
+        FleetNode {
+            node: name.to_owned(),
+            site: site.to_owned(),
+            roles: vec![role.to_owned()],
+            session: Link { connected, since: None },
+            revoked: false,
+        }
+    }
+
+    #[test]
+    fn the_sender_is_connected_and_best_elsewhere() {
+        let nodes = [
+            node("cloud", "hq", true, "control"),
+            node("b1", "b", true, "edge"),
+            node("b2", "b", true, "edge"),
+            node("c1", "c", false, "edge"),
+            node("d1", "d", true, "edge"),
+        ];
+        assert_eq!(choose(&nodes, "b1").unwrap(), "d1");
+        assert_eq!(choose(&nodes[..4], "b1").unwrap(), "b2");
+        assert!(choose(&nodes[..2], "b1").is_err());
+    }
+}
