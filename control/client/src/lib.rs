@@ -25,4 +25,4 @@ pub use membership::{Membership, MembershipError};
 pub use metastore::{Change, Metastore, Subscription, Update};
 pub use outbox::{MAX_EVENTS, Outbox};
 pub use overlay::{Overlay, Pipe, TunnelOverlay};
-pub use session::{RequestError, Session, SessionError};
+pub use session::{Pace, RequestError, Session, SessionError};

@@ -30,11 +30,6 @@ use crate::outbox::Outbox;
 use crate::overlay::{Overlay, Pipe};
 use link::Link;
 
-/// Shortest pause before dialling again.
-const MIN_PAUSE: Duration = Duration::from_millis(200);
-/// Longest pause: how late a node may notice that the control is back. Ten thousand nodes that dial within it
-/// are 2,500 handshakes a second.
-const MAX_PAUSE: Duration = Duration::from_secs(4);
 /// How long a question may take.
 const ANSWER: Duration = Duration::from_secs(15);
 /// How long changes of members are gathered before the overlay is told.
@@ -66,6 +61,22 @@ pub enum SessionError {
     /// The metrics are registered already.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+}
+
+/// Pauses before dialling again; each is drawn between half and all of what it grew to.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// The first pause.
+    pub min: Duration,
+    /// The longest: how late a node may notice that the control is back.
+    pub max: Duration,
+}
+
+impl Default for Pace {
+    /// Ten thousand nodes that dial within four seconds are 2,500 handshakes a second.
+    fn default() -> Self {
+        Self { min: Duration::from_millis(200), max: Duration::from_secs(4) }
+    }
 }
 
 /// How far a session has come.
@@ -107,6 +118,18 @@ impl Session {
         outbox: Outbox,
         registry: &Registry,
     ) -> Result<Self, SessionError> {
+        Self::start_with(Pace::default(), membership, overlay, store, outbox, registry)
+    }
+
+    /// [`Session::start`] with other pauses.
+    pub fn start_with(
+        pace: Pace,
+        membership: Membership,
+        overlay: Arc<dyn Overlay>,
+        store: Metastore,
+        outbox: Outbox,
+        registry: &Registry,
+    ) -> Result<Self, SessionError> {
         membership.trust()?;
         let shared = Shared {
             overlay,
@@ -119,7 +142,7 @@ impl Session {
             tasks: TaskTracker::new(),
         };
         let session = Self(Arc::new(shared));
-        session.spawn(session.clone().dial_for_ever());
+        session.spawn(session.clone().dial_for_ever(pace));
         session.spawn(session.clone().follow_members(membership.clone()));
         session.spawn(renewal::run(session.clone(), membership));
         session.0.tasks.close();
@@ -185,13 +208,13 @@ impl Session {
         }
     }
 
-    async fn dial_for_ever(self) {
-        let mut pause = MIN_PAUSE;
+    async fn dial_for_ever(self, pace: Pace) {
+        let mut pause = pace.min;
         loop {
             let reached = self.dial_once().await;
             self.stage(Stage::Away);
             // A session that stood is followed by a quick try; what fails again and again, by slower ones.
-            pause = if reached == Stage::Synced { MIN_PAUSE } else { (pause * 2).min(MAX_PAUSE) };
+            pause = if reached == Stage::Synced { pace.min } else { (pause * 2).min(pace.max) };
             let jittered = rand::rng().random_range(pause / 2..=pause);
             tokio::time::sleep(jittered).await;
         }

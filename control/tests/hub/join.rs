@@ -1,0 +1,154 @@
+//! Joining and a session over the real tunnel, on loopback.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use edgeloom_api::admin::TokenRequest;
+use edgeloom_client::{JoinConfig, JoinError, Membership, Metastore, Outbox, Session, TunnelOverlay, join};
+use edgeloom_model::NodeName;
+use edgeloom_tunnel::{Accepted, Alpn, Config, Incoming, Tunnel};
+use prometheus::Registry;
+
+use crate::api::Api;
+use crate::cluster::{Control, control, put_service};
+
+/// A UDP port of this host that is free now.
+fn free_port() -> SocketAddr {
+    std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+async fn serve(control: &Control, mut incoming: Incoming) {
+    while let Some(accepted) = incoming.accept().await {
+        match accepted {
+            Accepted::Join { from, stream, .. } => {
+                let join = control.join.clone();
+                tokio::spawn(async move { join.serve(from, stream).await });
+            }
+            Accepted::Stream { from, alpn: Alpn::Hub, stream } => {
+                control.hub.accept(from, stream.recv, stream.send)
+            }
+            _ => {}
+        }
+    }
+}
+
+async fn start(api: &Api) -> (Arc<Control>, SocketAddr, Tunnel) {
+    let address = free_port();
+    let control = Arc::new(control(api, address).await);
+    let config = Config { listen: address, relay: true, serve_join: true, ..Config::default() };
+    let (tunnel, incoming) = Tunnel::start(
+        config,
+        Arc::clone(&control.identity),
+        control.join.own_credential(),
+        control.join.trust(),
+        &Registry::new(),
+    )
+    .await
+    .unwrap();
+    let serving = Arc::clone(&control);
+    tokio::spawn(async move { serve(&serving, incoming).await });
+    (control, address, tunnel)
+}
+
+async fn token(control: &Control, uses: u32) -> String {
+    let request = TokenRequest { site: "berlin".into(), ttl_seconds: 600, uses, node: None };
+    control.tokens.create(&request).await.unwrap().token
+}
+
+fn config(folder: &std::path::Path, node: &str, address: SocketAddr, token: Option<String>) -> JoinConfig {
+    JoinConfig {
+        state_dir: folder.to_owned(),
+        node: NodeName::new(node).unwrap(),
+        control: vec![address.to_string()],
+        token,
+        patience: Duration::ZERO,
+    }
+}
+
+async fn refusal(config: &JoinConfig) -> String {
+    match join(config).await {
+        Err(JoinError::Wire(error)) => error.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_joins_and_holds_a_session() {
+    let api = Api::new();
+    put_service(&api, "orders", 0);
+    let (control, address, tunnel) = start(&api).await;
+    let folder = tempfile::tempdir().unwrap();
+    let membership =
+        join(&config(folder.path(), "edge-1", address, Some(token(&control, 1).await))).await.unwrap();
+    assert_eq!((membership.node.as_str(), membership.site.as_str()), ("edge-1", "berlin"));
+    let node = api.get("/api/v1/nodes/edge-1").unwrap();
+    assert_eq!(node["metadata"]["labels"]["topology.kubernetes.io/zone"], "berlin");
+    let edge_node = api.get("/apis/edgeloom.io/v1alpha1/edgenodes/edge-1").unwrap();
+    assert_eq!(edge_node["spec"]["peerId"], membership.identity.peer_id().to_base58());
+    // A later start needs neither token nor control.
+    let again = join(&config(folder.path(), "edge-1", "127.0.0.1:9".parse().unwrap(), None)).await.unwrap();
+    assert_eq!(again.identity.peer_id(), membership.identity.peer_id());
+    assert!(matches!(
+        join(&config(folder.path(), "edge-2", address, None)).await,
+        Err(JoinError::Renamed { .. })
+    ));
+
+    let (edge, session, store) = session(membership, folder.path()).await;
+    tokio::time::timeout(Duration::from_secs(30), session.synced().wait_for(|synced| *synced))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(store.inventory().iter().any(|(key, _)| key.name == "orders"));
+    put_service(&api, "bills", 0);
+    let arrived = async {
+        while !store.inventory().iter().any(|(key, _)| key.name == "bills") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), arrived).await.unwrap();
+    session.shutdown().await;
+    edge.shutdown(Duration::ZERO).await;
+    control.hub.shutdown().await;
+    tunnel.shutdown(Duration::ZERO).await;
+}
+
+async fn session(membership: Membership, folder: &std::path::Path) -> (Tunnel, Session, Metastore) {
+    let store = Metastore::open(folder.join("metastore.db")).unwrap();
+    let outbox = Outbox::open(folder.join("outbox.db")).unwrap();
+    let config = Config { listen: free_port(), relays: membership.relays_with(&store), ..Config::default() };
+    let trust = membership.trust_with(&store).unwrap();
+    let (identity, credential) = (Arc::clone(&membership.identity), membership.credential.clone());
+    let (tunnel, _incoming) =
+        Tunnel::start(config, identity, credential, trust, &Registry::new()).await.unwrap();
+    tunnel.set_peers(membership.peers_with(&store));
+    let overlay = Arc::new(TunnelOverlay::new(tunnel.clone(), membership.control.peer));
+    let session = Session::start(membership, overlay, store.clone(), outbox, &Registry::new()).unwrap();
+    (tunnel, session, store)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_fault_of_a_joiner_has_its_own_answer() {
+    let api = Api::new();
+    let (control, address, tunnel) = start(&api).await;
+    let good = token(&control, 1).await;
+    let (first, second, third) =
+        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    join(&config(first.path(), "edge-1", address, Some(good.clone()))).await.unwrap();
+    let used_up = refusal(&config(second.path(), "edge-2", address, Some(good))).await;
+    assert!(used_up.contains("used"), "{used_up}");
+    let taken = refusal(&config(second.path(), "edge-1", address, Some(token(&control, 1).await))).await;
+    assert!(taken.contains("edge-1") && taken.contains("taken"), "{taken}");
+    let secret = token(&control, 1).await.split_once('.').unwrap().1.to_owned();
+    let other_ca =
+        refusal(&config(third.path(), "edge-3", address, Some(format!("{}.{secret}", "00".repeat(32)))))
+            .await;
+    assert!(other_ca.contains("another CA"), "{other_ca}");
+    let hash = token(&control, 1).await.split_once('.').unwrap().0.to_owned();
+    let unknown =
+        refusal(&config(third.path(), "edge-3", address, Some(format!("{hash}.{}", "A".repeat(43))))).await;
+    assert!(unknown.contains("not known"), "{unknown}");
+    assert!(api.get("/api/v1/nodes/edge-3").is_none());
+    tunnel.shutdown(Duration::ZERO).await;
+    control.hub.shutdown().await;
+}
