@@ -14,7 +14,7 @@ use super::query::Query;
 use super::{Face, discovery};
 use crate::auth::token;
 use crate::error::Result;
-use crate::openapi::V2_PROTOBUF;
+use crate::openapi::{V2_PROTOBUF, V2_PROTOBUF_ANSWER};
 
 /// The Kubernetes version whose API this is.
 pub(crate) const VERSION: (&str, &str, &str) = ("1", "34", "v1.34.4");
@@ -121,7 +121,7 @@ fn openapi_v2(face: &Face, request: &Request<Incoming>) -> Response {
     // kubectl writes the type with `@`, which is no token; older ones with `.`.
     let other = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
     if accepts(request, V2_PROTOBUF) || accepts(request, other) {
-        return respond(StatusCode::OK, V2_PROTOBUF, face.documents.v2_protobuf());
+        return respond(StatusCode::OK, V2_PROTOBUF_ANSWER, face.documents.v2_protobuf());
     }
     respond(StatusCode::OK, "application/json", face.documents.v2_json())
 }

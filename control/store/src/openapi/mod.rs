@@ -19,6 +19,10 @@ use crate::kinds::{KindDef, Registry};
 /// Media type of the version 2 document as protobuf: the only form of it that kubectl asks for.
 pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 
+/// The same media type without the `@`, which clients' parsers of answers refuse: what the real server
+/// answers with.
+pub const V2_PROTOBUF_ANSWER: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
 /// Makes the documents of the kinds in a registry, and keeps them while the kinds stay the same.
 pub struct Documents {
     registry: Registry,
