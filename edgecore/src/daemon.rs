@@ -16,8 +16,10 @@ use edgeloom_client::{
     JoinConfig, JoinError, Membership, Metastore, Outbox, Session, SessionError, StoreError, TunnelOverlay,
     join,
 };
+use edgeloom_mesh::admin;
 use edgeloom_mesh::ops::{self, Readiness};
-use edgeloom_model::NodeName;
+use edgeloom_mesh::{Agent, AgentConfig, AgentError};
+use edgeloom_model::{NodeName, Site};
 use edgeloom_tunnel::{Accepted, Alpn, Incoming, Tunnel};
 use futures::FutureExt as _;
 use prometheus::Registry;
@@ -38,6 +40,8 @@ use crate::supervisor::{Restart, Supervisor};
 
 /// Streams and datagrams that wait for the mesh agent.
 const MESH_QUEUE: usize = 256;
+/// Name of the admin API's socket in the run directory.
+const SOCKET: &str = "edgecore.sock";
 /// How long modules have to end: none of them has anything to finish.
 const MODULES_DRAIN: Duration = Duration::from_secs(5);
 
@@ -76,6 +80,12 @@ pub enum Error {
     /// A metric of the same name is registered already.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    /// The mesh agent.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// The admin API's socket.
+    #[error(transparent)]
+    Socket(#[from] admin::SocketError),
     /// The operators' endpoint.
     #[error(transparent)]
     Ops(#[from] ops::ListenError),
@@ -110,18 +120,24 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         }
     };
     let overlay = Overlay::start(&config, joined, &registry).await?;
+    let (mesh, for_mesh) = mpsc::channel(MESH_QUEUE);
+    let agent = start_agent(&config, &overlay, for_mesh, &registry, &readiness).await?;
+    let router = admin::router(agent.admin().clone());
+    let socket = admin::serve(&config.run_dir.join(SOCKET), router.clone(), stop.clone()).await?;
     let node = Arc::new(node(&config, cri, Arc::clone(&overlay.store)));
-    let kubelet = Kubelet::new(Arc::clone(&node), registry.clone(), None, &stop);
+    let kubelet = Kubelet::new(Arc::clone(&node), registry.clone(), Some(router), &stop);
     let mut supervisor = Supervisor::new(&registry, stop.clone())?;
     start_modules(&mut supervisor, &config, &node, &overlay.store);
     let Overlay { tunnel, session, incoming, .. } = overlay;
-    let (mesh, _mesh_incoming) = mpsc::channel(MESH_QUEUE);
     dispatch(incoming, &kubelet, &mesh, &stop).await;
 
+    let drain = Duration::from_secs(config.drain_seconds);
     supervisor.shutdown(MODULES_DRAIN).await;
     kubelet.shutdown().await;
+    agent.shutdown(drain).await;
     session.shutdown().await;
-    tunnel.shutdown(Duration::from_secs(config.drain_seconds)).await;
+    tunnel.shutdown(drain).await;
+    socket.join().await;
     ops.join().await;
     Ok(())
 }
@@ -131,7 +147,10 @@ struct Overlay {
     tunnel: Tunnel,
     incoming: Incoming,
     session: Session,
+    metastore: Metastore,
     store: Arc<Store>,
+    /// Name and site of the node, as its credential says.
+    place: (NodeName, Site),
 }
 
 impl Overlay {
@@ -159,10 +178,26 @@ impl Overlay {
             &config.state_dir,
         ));
         let control = Arc::new(TunnelOverlay::new(tunnel.clone(), membership.control.peer));
-        let session = Session::start(membership, control, metastore, outbox, registry)?;
+        let place = (membership.node.clone(), membership.site.clone());
+        let session = Session::start(membership, control, metastore.clone(), outbox, registry)?;
         store.set_session(session.clone());
-        Ok(Self { tunnel, incoming, session, store })
+        Ok(Self { tunnel, incoming, session, metastore, store, place })
     }
+}
+
+async fn start_agent(
+    config: &Config,
+    overlay: &Overlay,
+    incoming: mpsc::Receiver<Accepted>,
+    registry: &Registry,
+    readiness: &Readiness,
+) -> Result<Agent, AgentError> {
+    let (node, site) = overlay.place.clone();
+    let settings = config.mesh.clone();
+    let agent = AgentConfig { node, site, program: "edgecore", version: env!("CARGO_PKG_VERSION"), settings };
+    let control = overlay.session.connected();
+    let tunnel = overlay.tunnel.clone();
+    Agent::start(agent, tunnel, incoming, &overlay.metastore, control, registry, readiness).await
 }
 
 fn node(config: &Config, cri: Cri, store: Arc<Store>) -> Node {

@@ -67,7 +67,8 @@ impl From<crate::cri::CriError> for Refusal {
 }
 
 impl Kubelet {
-    /// The endpoints of the node. `admin` is what is served below `/edgeloom/v1`, and `registry` at `/metrics`.
+    /// The endpoints of the node. `admin` is what is served below
+    /// [`edgeloom_api::admin::KUBELET_PREFIX`], and `registry` at `/metrics`.
     pub fn new(
         node: Arc<Node>,
         registry: Registry,
@@ -92,7 +93,7 @@ impl Kubelet {
             .route("/portForward/{namespace}/{pod}/{uid}", any(streaming::port_forward))
             .with_state(context);
         if let Some(admin) = admin {
-            router = router.nest("/edgeloom/v1", admin);
+            router = router.nest(edgeloom_api::admin::KUBELET_PREFIX, admin);
         }
         Self { router, tasks, cancel }
     }
