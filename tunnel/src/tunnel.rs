@@ -54,8 +54,11 @@ impl fmt::Debug for Tunnel {
 }
 
 impl Tunnel {
-    /// Opens the socket and starts. Must be called within a tokio runtime. Trust may be empty only on a control
-    /// that is about to make its own ([`Tunnel::set_trust`]); until then every peer but a joining one is refused.
+    /// Opens the socket and starts. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// If the socket cannot be bound, the identity or credential cannot be used, or metrics of the same name are
+    /// registered already.
     pub async fn start(
         config: Config,
         identity: Arc<Identity>,

@@ -11,10 +11,11 @@ use crate::socket::Source;
 use crate::status::DirectKind;
 use crate::wire::message::{Hello, MAX_CANDIDATES, Message};
 
-/// Back-off of telling a peer our addresses over a relay while no direct path is found.
 /// How often what needs a relay is looked at while there is no direct path.
 const RETRY: Duration = Duration::from_secs(1);
+/// The kind of a path on the LAN.
 const LAN: Kind = Kind::Direct(DirectKind::Lan);
+/// Back-off of telling a peer our addresses over a relay while no direct path is found.
 const FIRST_TELL: Duration = Duration::from_secs(1);
 const LAST_TELL: Duration = Duration::from_secs(600);
 
@@ -293,8 +294,7 @@ impl Engine {
     }
 }
 
-/// What kind of direct path leads to `address` of this peer. `own` is true for an address that the peer has at an
-/// interface or told of itself.
+/// What kind of direct path leads to `address` of this peer; `told` if the peer itself or a relay named it.
 fn direct_kind(state: &PeerState, address: SocketAddr, told: bool) -> DirectKind {
     let configured = state.member.as_ref().is_some_and(|member| member.addresses.contains(&address));
     let known =
