@@ -36,6 +36,9 @@ use crate::socket::{Libp2pSocket, Mux};
 const PROTOCOL: &str = "edgeloom/1";
 /// A connection on which nothing is spoken is closed, for it costs the uplink.
 const IDLE: Duration = Duration::from_secs(30);
+/// How long a relay is visited: AutoNAT would otherwise go on asking what a silent NAT never answers, at some
+/// megabytes a day.
+const VISIT: Duration = Duration::from_secs(20);
 /// How often a relay is asked again what it sees.
 const RENEW: Duration = Duration::from_secs(3600);
 /// How often a relay that did not answer is tried again.
@@ -67,6 +70,8 @@ pub(crate) struct Neighbourhood {
     surroundings: watch::Receiver<Surroundings>,
     /// When each relay is dialled next.
     due: HashMap<PeerId, Instant>,
+    /// When each relay that was dialled is left again.
+    leave: HashMap<PeerId, Instant>,
 }
 
 impl Neighbourhood {
@@ -104,7 +109,7 @@ impl Neighbourhood {
         let mut swarm = Swarm::new(transport, behaviour, own, config);
         let any = Multiaddr::from(IpAddr::from([0, 0, 0, 0])).with(Protocol::Udp(0)).with(Protocol::QuicV1);
         swarm.listen_on(any).map_err(|error| failed(&error))?;
-        Ok(Self { swarm, engine, metrics, surroundings, due: HashMap::new() })
+        Ok(Self { swarm, engine, metrics, surroundings, due: HashMap::new(), leave: HashMap::new() })
     }
 
     /// Runs until `stop`.
@@ -145,8 +150,11 @@ impl Neighbourhood {
                 tracing::debug!(relay = %relay.peer, %error, "libp2p");
             }
         }
+        for (relay, _) in self.leave.extract_if(|_, leave| *leave <= now).collect::<Vec<_>>() {
+            let _ = self.swarm.disconnect_peer_id(relay);
+        }
         self.due.retain(|peer, _| relays.iter().any(|relay| relay.peer == *peer));
-        self.due.values().min().copied().unwrap_or(now + RENEW)
+        self.due.values().chain(self.leave.values()).min().copied().unwrap_or(now + RENEW)
     }
 
     fn event(&mut self, event: SwarmEvent<BehaviourEvent>) {
@@ -163,7 +171,11 @@ impl Neighbourhood {
                 info,
                 ..
             })) => {
-                self.due.insert(peer_id, Instant::now() + RENEW);
+                let now = Instant::now();
+                if let Some(due) = self.due.get_mut(&peer_id) {
+                    *due = now + RENEW;
+                    self.leave.entry(peer_id).or_insert(now + VISIT);
+                }
                 // identify would put the listening port in place of the observed one, which is right behind no NAT
                 // that maps ports.
                 self.swarm.behaviour_mut().observed.push(info.observed_addr);
