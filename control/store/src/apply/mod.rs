@@ -269,12 +269,13 @@ fn pruned(merged: &Value, node: Option<&Node>, managers: &Managers, former: Opti
 
 /// Keeps the annotation of client-side apply true, so that users can go back to it.
 fn update_last_applied(merged: &mut Value, config: &Value) {
-    let annotations = &mut merged["metadata"]["annotations"];
+    const ANNOTATIONS: &str = "/metadata/annotations";
+    let Some(annotations) = merged.pointer_mut(ANNOTATIONS) else { return };
     if annotations.get(LAST_APPLIED).is_none() {
         return;
     }
     let mut config = config.clone();
-    if let Some(annotations) = config["metadata"]["annotations"].as_object_mut() {
+    if let Some(annotations) = config.pointer_mut(ANNOTATIONS).and_then(Value::as_object_mut) {
         annotations.shift_remove(LAST_APPLIED);
     }
     annotations[LAST_APPLIED] = json!(config.to_string() + "\n");

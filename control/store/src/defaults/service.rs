@@ -111,7 +111,7 @@ fn follow_first_address(new: &mut Value, old: &Value) {
     let single = spec["ipFamilyPolicy"] == "SingleStack" && old["spec"]["ipFamilyPolicy"] != "SingleStack";
     if single {
         for field in ["clusterIPs", "ipFamilies"] {
-            if let Some(list) = spec[field].as_array_mut() {
+            if let Some(list) = spec.get_mut(field).and_then(Value::as_array_mut) {
                 list.truncate(1);
             }
         }
