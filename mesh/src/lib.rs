@@ -7,6 +7,7 @@ mod agent;
 pub mod balance;
 pub mod carrier;
 pub mod config;
+pub mod daemon;
 mod discovery;
 mod host;
 pub mod ops;

@@ -23,7 +23,7 @@ pub(crate) enum Source {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
     /// The kubeconfig is missing or wrong.
-    #[error("kubeconfig: {0}; check --kubeconfig, $KUBECONFIG and --context")]
+    #[error("{0}; check --kubeconfig, $KUBECONFIG and --context")]
     Kubeconfig(#[from] KubeconfigError),
     /// The API server's address has no host.
     #[error("the API server's address {0} names no host; say where the control is with --control HOST")]
@@ -49,11 +49,13 @@ pub(crate) async fn connect(args: &Args) -> Result<Source, ConnectError> {
     }
     match kubeconfig(args.kubeconfig.as_deref()) {
         Ok(kubeconfig) => control(args, kubeconfig).await,
-        Err(error) if args.kubeconfig.is_some() || std::env::var_os("KUBECONFIG").is_some() => {
-            Err(error.into())
-        }
+        Err(error) if args.kubeconfig.is_some() || is_set("KUBECONFIG") => Err(error.into()),
         Err(_) => local_socket().map(|path| Source::Daemon(Client::socket(path))).ok_or(ConnectError::Nobody),
     }
+}
+
+fn is_set(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|value| !value.is_empty())
 }
 
 fn kubeconfig(path: Option<&Path>) -> Result<Kubeconfig, KubeconfigError> {

@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("meshctl: {error:#}");
+            eprintln!("meshctl: {error}");
             ExitCode::FAILURE
         }
     }
