@@ -27,7 +27,7 @@ packages=(edgeloom-lab responder edgeloom-control edgecore meshctl)
 
 lab() { "$bin/lab" --root "$root" --name "$name" "$@"; }
 kubectl() { command kubectl --kubeconfig "$admin_conf" "$@"; }
-meshctl() { "$bin/meshctl" --kubeconfig "$admin_conf" "$@"; }
+meshctl() { MESHCTL_CONTROL=$(lab address cloud) "$bin/meshctl" --kubeconfig "$admin_conf" "$@"; }
 site_of() { printf 'site-%s' "${1#edge-}"; }
 
 need_root() {
@@ -268,7 +268,7 @@ environment() {
     conf=$state/admin-$SUDO_USER.conf
     install -m 600 -o "$SUDO_USER" "$admin_conf" "$conf"
   fi
-  echo "export KUBECONFIG=$conf"
+  echo "export KUBECONFIG=$conf MESHCTL_CONTROL=$(lab address cloud)"
   echo "export PATH=$bin:\$PATH"
 }
 

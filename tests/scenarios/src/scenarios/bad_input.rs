@@ -43,7 +43,8 @@ pub(crate) fn unknown_field(world: &mut World) -> Result<()> {
 fn join(world: &World, node: &str, token: &str) -> Result<Done> {
     let host = world.host("cloud")?;
     let config = format!(
-        "node: {node}\nstateDir: /var/lib/edgeloom/stranger\noverlay:\n  listen: \"0.0.0.0:0\"\n\
+        "node: {node}\nstateDir: /var/lib/edgeloom/stranger\nrunDir: /run/edgeloom/stranger\n\
+         overlay:\n  listen: \"0.0.0.0:0\"\nops:\n  listen: \"127.0.0.1:0\"\n\
          control:\n  addresses: [\"203.0.113.10:20006\"]\n  token: \"{token}\"\n"
     );
     fs::write(host.path("/etc/edgeloom/stranger.yaml")?, config)?;
