@@ -161,6 +161,8 @@ impl Transport for Quic {
             if !alive {
                 return Poll::Pending;
             }
+            // A clone has seen what this one has: without the mark it would be changed for ever.
+            self.surroundings.mark_unchanged();
             let next = wait(self.surroundings.clone());
             self.changed.set(next);
         }
