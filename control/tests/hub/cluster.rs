@@ -25,9 +25,8 @@ pub struct Control {
     pub hub: Hub,
 }
 
-/// A control on `api`; the CA is the cluster's, so a second one is like the first after a restart.
-pub async fn control(api: &Api, address: std::net::SocketAddr) -> Control {
-    let client = api.client();
+/// A control on the API; the CA is the cluster's, so a second one is like the first after a restart.
+pub async fn control(client: kube::Client, address: std::net::SocketAddr) -> Control {
     let ca: ClusterCa = load_or_create(&client, "cluster").await.unwrap();
     let issuer = Issuer::new(Arc::new(ca), Duration::from_secs(3600), Duration::from_secs(600));
     let identity = Arc::new(Identity::from_secret([7; 32]));

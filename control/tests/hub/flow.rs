@@ -26,7 +26,7 @@ struct Edge {
 }
 
 async fn start(api: &Api) -> Edge {
-    let control = control(api, "127.0.0.1:1".parse().unwrap()).await;
+    let control = control(api.client(), "127.0.0.1:1".parse().unwrap()).await;
     let folder = tempfile::tempdir().unwrap();
     let (membership, verified) = member(api, &control, folder.path());
     let wires = Arc::new(Wires::new(control.hub.clone(), verified));
@@ -41,7 +41,7 @@ async fn start(api: &Api) -> Edge {
 }
 
 /// Waits until `holds` does, and says what did not come.
-async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+pub async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
     for _ in 0..3000 {
         if holds().await {
             return;
@@ -160,7 +160,7 @@ async fn what_changed_while_the_control_was_away_agrees_soon_after() {
     let edge = start(&api).await;
     edge.session.synced().wait_for(|synced| *synced).await.unwrap();
     edge.wires.set_down(true);
-    let old = control(&api, "127.0.0.1:1".parse().unwrap()).await;
+    let old = control(api.client(), "127.0.0.1:1".parse().unwrap()).await;
     edge.wires.replace_hub(old.hub.clone());
     // The wire that stands is cut by what is written next.
     edge.wires.cut_after(vec![]);

@@ -33,9 +33,9 @@ async fn serve(control: &Control, mut incoming: Incoming) {
     }
 }
 
-async fn start(api: &Api) -> (Arc<Control>, SocketAddr, Tunnel) {
+pub async fn start(client: kube::Client) -> (Arc<Control>, SocketAddr, Tunnel) {
     let address = free_port();
-    let control = Arc::new(control(api, address).await);
+    let control = Arc::new(control(client, address).await);
     let config = Config { listen: address, relay: true, serve_join: true, ..Config::default() };
     let (tunnel, incoming) = Tunnel::start(
         config,
@@ -51,12 +51,17 @@ async fn start(api: &Api) -> (Arc<Control>, SocketAddr, Tunnel) {
     (control, address, tunnel)
 }
 
-async fn token(control: &Control, uses: u32) -> String {
+pub async fn token(control: &Control, uses: u32) -> String {
     let request = TokenRequest { site: "berlin".into(), ttl_seconds: 600, uses, node: None };
     control.tokens.create(&request).await.unwrap().token
 }
 
-fn config(folder: &std::path::Path, node: &str, address: SocketAddr, token: Option<String>) -> JoinConfig {
+pub fn config(
+    folder: &std::path::Path,
+    node: &str,
+    address: SocketAddr,
+    token: Option<String>,
+) -> JoinConfig {
     JoinConfig {
         state_dir: folder.to_owned(),
         node: NodeName::new(node).unwrap(),
@@ -77,7 +82,7 @@ async fn refusal(config: &JoinConfig) -> String {
 async fn a_host_joins_and_holds_a_session() {
     let api = Api::new();
     put_service(&api, "orders", 0);
-    let (control, address, tunnel) = start(&api).await;
+    let (control, address, tunnel) = start(api.client()).await;
     let folder = tempfile::tempdir().unwrap();
     let membership =
         join(&config(folder.path(), "edge-1", address, Some(token(&control, 1).await))).await.unwrap();
@@ -94,7 +99,7 @@ async fn a_host_joins_and_holds_a_session() {
         Err(JoinError::Renamed { .. })
     ));
 
-    let (edge, session, store) = session(membership, folder.path()).await;
+    let (edge, session, store, _) = session(membership, folder.path()).await;
     tokio::time::timeout(Duration::from_secs(30), session.synced().wait_for(|synced| *synced))
         .await
         .unwrap()
@@ -113,7 +118,10 @@ async fn a_host_joins_and_holds_a_session() {
     tunnel.shutdown(Duration::ZERO).await;
 }
 
-async fn session(membership: Membership, folder: &std::path::Path) -> (Tunnel, Session, Metastore) {
+pub async fn session(
+    membership: Membership,
+    folder: &std::path::Path,
+) -> (Tunnel, Session, Metastore, Outbox) {
     let store = Metastore::open(folder.join("metastore.db")).unwrap();
     let outbox = Outbox::open(folder.join("outbox.db")).unwrap();
     let config = Config { listen: free_port(), relays: membership.relays_with(&store), ..Config::default() };
@@ -123,14 +131,15 @@ async fn session(membership: Membership, folder: &std::path::Path) -> (Tunnel, S
         Tunnel::start(config, identity, credential, trust, &Registry::new()).await.unwrap();
     tunnel.set_peers(membership.peers_with(&store));
     let overlay = Arc::new(TunnelOverlay::new(tunnel.clone(), membership.control.peer));
-    let session = Session::start(membership, overlay, store.clone(), outbox, &Registry::new()).unwrap();
-    (tunnel, session, store)
+    let session =
+        Session::start(membership, overlay, store.clone(), outbox.clone(), &Registry::new()).unwrap();
+    (tunnel, session, store, outbox)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_fault_of_a_joiner_has_its_own_answer() {
     let api = Api::new();
-    let (control, address, tunnel) = start(&api).await;
+    let (control, address, tunnel) = start(api.client()).await;
     let good = token(&control, 1).await;
     let (first, second, third) =
         (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

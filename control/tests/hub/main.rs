@@ -1,7 +1,8 @@
-//! Hub and node together: over a wire in memory that is cut at random bytes, and over the real tunnel.
+//! Hub and node together: over a wire in memory that is cut at random bytes, over the real tunnel, and with the embedded API.
 
 mod api;
 mod cluster;
+mod embedded;
 mod flow;
 mod join;
 mod wire;
