@@ -2,16 +2,21 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use edgeloom_api::admin::TokenRequest;
-use edgeloom_client::{JoinConfig, JoinError, Membership, Metastore, Outbox, Session, TunnelOverlay, join};
+use edgeloom_api::kind::SERVICE;
+use edgeloom_client::{
+    JoinConfig, JoinError, Membership, Metastore, Outbox, Session, TunnelOverlay, Write, join,
+};
 use edgeloom_model::NodeName;
 use edgeloom_tunnel::{Accepted, Alpn, Config, Incoming, Tunnel};
 use prometheus::Registry;
+use serde_json::json;
 
 use crate::api::Api;
 use crate::cluster::{Control, control, put_service};
+use crate::flow::until;
 
 /// A UDP port of this host that is free now.
 fn free_port() -> SocketAddr {
@@ -34,7 +39,10 @@ async fn serve(control: &Control, mut incoming: Incoming) {
 }
 
 pub async fn start(client: kube::Client) -> (Arc<Control>, SocketAddr, Tunnel) {
-    let address = free_port();
+    start_at(client, free_port()).await
+}
+
+async fn start_at(client: kube::Client, address: SocketAddr) -> (Arc<Control>, SocketAddr, Tunnel) {
     let control = Arc::new(control(client, address).await);
     let config = Config { listen: address, relay: true, serve_join: true, ..Config::default() };
     let (tunnel, incoming) = Tunnel::start(
@@ -160,4 +168,41 @@ async fn each_fault_of_a_joiner_has_its_own_answer() {
     assert!(api.get("/api/v1/nodes/edge-3").is_none());
     tunnel.shutdown(Duration::ZERO).await;
     control.hub.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_control_that_was_killed_is_found_again() {
+    let api = Api::new();
+    put_service(&api, "orders", 0);
+    let (control, address, tunnel) = start(api.client()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let token = token(&control, 1).await;
+    let membership = join(&config(folder.path(), "edge-1", address, Some(token))).await.unwrap();
+    let (edge, session, store, outbox) = session(membership, folder.path()).await;
+    session.synced().wait_for(|synced| *synced).await.unwrap();
+    // The node always has something to say, as one that renews its lease has.
+    let lease = |second: u32| Write::Lease { name: "edge-1".into(), body: json!({"renewTime": second}) };
+    tunnel.abort();
+    drop(tunnel);
+    control.hub.shutdown().await;
+    drop(control);
+    until("the port", || async { std::net::UdpSocket::bind(address).is_ok() }).await;
+    api.delete("/api/v1/namespaces/shop/services/orders");
+    put_service(&api, "bills", 0);
+    outbox.put(lease(1)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let (control, _, tunnel) = start_at(api.client(), address).await;
+    let began = Instant::now();
+    until("agreement", || async {
+        let names: Vec<String> =
+            store.list(&SERVICE).iter().map(|service| service["metadata"]["name"].to_string()).collect();
+        names == ["\"bills\""] && outbox.pending() == 0
+    })
+    .await;
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    println!("found again after {:?}", began.elapsed());
+    session.shutdown().await;
+    edge.shutdown(Duration::ZERO).await;
+    control.hub.shutdown().await;
+    tunnel.shutdown(Duration::ZERO).await;
 }
