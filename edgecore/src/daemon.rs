@@ -32,7 +32,7 @@ use crate::cri::{Cri, CriError};
 use crate::edged::cluster::Cluster;
 use crate::edged::events::Recorder;
 use crate::edged::fields::Facts;
-use crate::edged::{self, Edged, Images, Node, Rotation, Runtime};
+use crate::edged::{self, Edged, Images, Metrics, Node, Rotation, Runtime};
 use crate::kubelet::Kubelet;
 use crate::node::{address, machine, network, report};
 use crate::store::Store;
@@ -86,6 +86,9 @@ pub enum Error {
     /// The admin API's socket.
     #[error(transparent)]
     Socket(#[from] admin::SocketError),
+    /// The overlay's socket broke.
+    #[error("the overlay ended by itself; the messages before say why")]
+    OverlayEnded,
     /// The operators' endpoint.
     #[error(transparent)]
     Ops(#[from] ops::ListenError),
@@ -120,16 +123,18 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         }
     };
     let overlay = Overlay::start(&config, joined, &registry).await?;
+    let node = Arc::new(node(&config, cri, Arc::clone(&overlay.store), &registry)?);
+    // Pods first: loading the datapath takes a while, and those that run need nothing of it.
+    let mut supervisor = Supervisor::new(&registry, stop.clone())?;
+    start_modules(&mut supervisor, &config, &node, &overlay.store);
     let (mesh, for_mesh) = mpsc::channel(MESH_QUEUE);
     let agent = start_agent(&config, &overlay, for_mesh, &registry, &readiness).await?;
     let router = admin::router(agent.admin().clone());
     let socket = admin::serve(&config.run_dir.join(SOCKET), router.clone(), stop.clone()).await?;
-    let node = Arc::new(node(&config, cri, Arc::clone(&overlay.store)));
     let kubelet = Kubelet::new(Arc::clone(&node), registry.clone(), Some(router), &stop);
-    let mut supervisor = Supervisor::new(&registry, stop.clone())?;
-    start_modules(&mut supervisor, &config, &node, &overlay.store);
     let Overlay { tunnel, session, incoming, .. } = overlay;
     dispatch(incoming, &kubelet, &mesh, &stop).await;
+    let unasked = !stop.is_cancelled();
 
     let drain = Duration::from_secs(config.drain_seconds);
     supervisor.shutdown(MODULES_DRAIN).await;
@@ -137,9 +142,10 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     agent.shutdown(drain).await;
     session.shutdown().await;
     tunnel.shutdown(drain).await;
+    stop.cancel();
     socket.join().await;
     ops.join().await;
-    Ok(())
+    if unasked { Err(Error::OverlayEnded) } else { Ok(()) }
 }
 
 /// The node's place in the overlay, and what it holds of the cluster.
@@ -200,7 +206,12 @@ async fn start_agent(
     Agent::start(agent, tunnel, incoming, &overlay.metastore, control, registry, readiness).await
 }
 
-fn node(config: &Config, cri: Cri, store: Arc<Store>) -> Node {
+fn node(
+    config: &Config,
+    cri: Cri,
+    store: Arc<Store>,
+    registry: &Registry,
+) -> Result<Node, prometheus::Error> {
     let cluster: Arc<dyn Cluster> = store;
     let recorder = Arc::new(Recorder::new(Arc::clone(&cluster), &config.node));
     let host_ips = address::detect(config.site.address, config.site.interface.as_deref());
@@ -215,8 +226,10 @@ fn node(config: &Config, cri: Cri, store: Arc<Store>) -> Node {
         allocatable_memory: i64::try_from(machine.memory).unwrap_or(i64::MAX),
         ..Facts::default()
     };
-    Node {
-        images: Images::new(cri.clone(), Arc::clone(&cluster), Arc::clone(&recorder)),
+    let metrics = Metrics::register(registry)?;
+    Ok(Node {
+        images: Images::new(cri.clone(), Arc::clone(&cluster), Arc::clone(&recorder), metrics.clone()),
+        metrics,
         runtime: Runtime::new(cri),
         cluster,
         recorder,
@@ -229,7 +242,7 @@ fn node(config: &Config, cri: Cri, store: Arc<Store>) -> Node {
         resolv_conf: config.pods.resolv_conf.clone(),
         memory: machine.memory,
         data: 0.into(),
-    }
+    })
 }
 
 fn start_modules(supervisor: &mut Supervisor, config: &Config, node: &Arc<Node>, store: &Arc<Store>) {
@@ -240,7 +253,11 @@ fn start_modules(supervisor: &mut Supervisor, config: &Config, node: &Arc<Node>,
         masquerade: config.network.masquerade,
         inside,
     };
-    let report = report::Settings { max_pods: config.pods.max };
+    let report = report::Settings {
+        max_pods: config.pods.max,
+        address: config.site.address,
+        interface: config.site.interface.clone(),
+    };
     let rotation = Rotation { max_size: config.pods.log_max_bytes, max_files: config.pods.log_max_files };
     let mut module =
         |name, run: fn(Arc<Node>, Modules, CancellationToken) -> futures::future::BoxFuture<'static, ()>| {

@@ -34,9 +34,11 @@ const EXAMPLES: &str = "Examples:
   edgecore --set cri.socket=/run/k3s/containerd/containerd.sock --print-config
   edgecore reset                                    before joining another cluster
 
-A token comes from `meshctl token create --site SITE` on the side of the control. What is logged is set by
-RUST_LOG, such as RUST_LOG=debug. Every field of the configuration can be set by environment too: pods.max
-is EDGELOOM_PODS__MAX.";
+A token comes from `meshctl token create --site SITE` on the side of the control.
+
+Environment:
+  RUST_LOG=debug             what is logged
+  EDGELOOM_PODS__MAX=50      a field of the configuration, here pods.max";
 
 #[derive(Subcommand)]
 enum Command {

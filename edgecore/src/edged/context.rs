@@ -11,6 +11,7 @@ use super::dns::{Resolver, parse_resolv_conf};
 use super::events::Recorder;
 use super::fields::Facts;
 use super::images::Images;
+use super::metrics::Metrics;
 use super::runtime::Runtime;
 use super::sandbox;
 
@@ -40,6 +41,8 @@ pub struct Node {
     pub resolv_conf: PathBuf,
     /// The node's memory, in bytes.
     pub memory: u64,
+    /// What edged counts.
+    pub metrics: Metrics,
     /// Grows with every change of a ConfigMap, a Secret or the own Node.
     pub data: AtomicU64,
 }

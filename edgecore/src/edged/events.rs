@@ -90,7 +90,7 @@ impl Recorder {
     }
 
     async fn record(&self, subject: Subject, severity: Severity, reason: &'static str, message: String) {
-        tracing::info!(object = %subject.name, reason, message, "event");
+        tracing::info!(object = %subject.name, reason, "{message}");
         let event = self.event(subject, severity, reason, message, OffsetDateTime::now_utc());
         if let Err(error) = self.cluster.report(Report::Event(event)).await {
             tracing::warn!(%error, reason, "event not recorded");

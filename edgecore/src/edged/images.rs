@@ -4,20 +4,17 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use edgeloom_api::kind;
 use k8s_openapi::api::core::v1::Container;
-use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use super::backoff::Backoff;
 use super::cluster::Cluster;
 use super::events::{Recorder, Subject};
-use super::objects::{self, Source};
+use super::metrics::Metrics;
 use super::plan::Waiting;
 use super::pod::Pod;
-use crate::cri::proto::{AuthConfig, Image, ImageRequest, ImageSpec, PodSandboxConfig, PullImageRequest};
+use super::pull_secrets::credentials;
+use crate::cri::proto::{Image, ImageRequest, ImageSpec, PodSandboxConfig, PullImageRequest};
 use crate::cri::{Cri, CriError};
 
 /// One slow registry must not hold up every pod, and many pulls at once must not fill a small uplink.
@@ -36,14 +33,23 @@ pub struct Images {
     cri: Cri,
     cluster: Arc<dyn Cluster>,
     recorder: Arc<Recorder>,
+    metrics: Metrics,
     pulls: Semaphore,
     failures: Mutex<Failures>,
+}
+
+/// A pull that failed.
+struct Failure {
+    at: SystemTime,
+    error: String,
+    /// Whether its back-off was told of.
+    told: bool,
 }
 
 #[derive(Default)]
 struct Failures {
     backoff: Backoff,
-    last: HashMap<String, (SystemTime, String)>,
+    last: HashMap<String, Failure>,
 }
 
 /// Why an image is not there, and when to look again.
@@ -57,8 +63,9 @@ pub struct Missing {
 
 impl Images {
     /// Images of the runtime behind `cri`.
-    pub fn new(cri: Cri, cluster: Arc<dyn Cluster>, recorder: Arc<Recorder>) -> Self {
-        Self { cri, cluster, recorder, pulls: Semaphore::new(CONCURRENT_PULLS), failures: Mutex::default() }
+    pub fn new(cri: Cri, cluster: Arc<dyn Cluster>, recorder: Arc<Recorder>, metrics: Metrics) -> Self {
+        let pulls = Semaphore::new(CONCURRENT_PULLS);
+        Self { cri, cluster, recorder, metrics, pulls, failures: Mutex::default() }
     }
 
     /// The image of a container, pulled if its policy asks for that.
@@ -133,8 +140,11 @@ impl Images {
     ) -> Result<Image, Missing> {
         let subject = || Subject::container(pod, &container.name);
         let key = format!("{}/{name}", pod.id.uid);
-        if let Some(missing) = self.backing_off(&key, name) {
-            self.recorder.normal(subject(), "BackOff", format!("Back-off pulling image {name:?}")).await;
+        if let Some((missing, told)) = self.backing_off(&key, name) {
+            if !told {
+                let message = format!("Back-off pulling image {name:?}");
+                self.recorder.normal(subject(), "BackOff", message).await;
+            }
             return Err(missing);
         }
         self.recorder.normal(subject(), "Pulling", format!("Pulling image {name:?}")).await;
@@ -144,6 +154,7 @@ impl Images {
         match self.pull_with_credentials(pod, name, sandbox).await {
             Ok(image) => {
                 self.failures().backoff.reset(&key);
+                self.metrics.pulls.with_label_values(&["success"]).inc();
                 let message = format!(
                     "Successfully pulled image {name:?} in {:.3}s ({:.3}s including waiting). Image size: {} bytes.",
                     began.elapsed().as_secs_f64(),
@@ -154,6 +165,7 @@ impl Images {
                 Ok(image)
             }
             Err(error) => {
+                self.metrics.pulls.with_label_values(&["failure"]).inc();
                 let error = error.message();
                 if let Some(image) = present.filter(|_| !self.cluster.is_connected()) {
                     // Policy Always without an uplink: the copy that ran before is better than none.
@@ -199,19 +211,21 @@ impl Images {
         }
     }
 
-    fn backing_off(&self, key: &str, name: &str) -> Option<Missing> {
-        let failures = self.failures();
-        let (at, error) = failures.last.get(key)?;
-        let (left, _) = failures.backoff.waiting(key, *at, SystemTime::now())?;
-        let message = format!("Back-off pulling image {name:?}: ErrImagePull: {error}");
-        Some(missing("ImagePullBackOff", message, Some(left)))
+    /// Why the image is not tried for now, and whether that was said before.
+    fn backing_off(&self, key: &str, name: &str) -> Option<(Missing, bool)> {
+        let Failures { backoff, last } = &mut *self.failures();
+        let failure = last.get_mut(key)?;
+        let (left, _) = backoff.waiting(key, failure.at, SystemTime::now())?;
+        let message = format!("Back-off pulling image {name:?}: ErrImagePull: {}", failure.error);
+        let told = std::mem::replace(&mut failure.told, true);
+        Some((missing("ImagePullBackOff", message, Some(left)), told))
     }
 
     fn failed(&self, key: &str, error: &str) {
         let now = SystemTime::now();
         let mut failures = self.failures();
         failures.backoff.next(key, now, now);
-        failures.last.insert(key.to_owned(), (now, error.to_owned()));
+        failures.last.insert(key.to_owned(), Failure { at: now, error: error.to_owned(), told: false });
     }
 
     /// Forgets what concerns a pod that is gone.
@@ -253,61 +267,9 @@ fn is_latest(image: &str) -> bool {
     !image.contains('@') && last.split_once(':').is_none_or(|(_, tag)| tag == "latest")
 }
 
-/// Registry of an image reference, as Docker reads it.
-fn registry(image: &str) -> &str {
-    match image.split_once('/') {
-        Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => first,
-        _ => "docker.io",
-    }
-}
-
-/// Credentials of the pod's pull secrets for the image's registry; the last one is tried first.
-fn credentials(pod: &Pod, image: &str, cluster: &dyn Cluster) -> Vec<AuthConfig> {
-    debug_assert_eq!(kind::SECRET.kind, "Secret");
-    let registry = registry(image);
-    let mut found = Vec::new();
-    for reference in pod.spec.image_pull_secrets.iter().flatten() {
-        let data = objects::data(cluster, Source::Secret, &pod.id.namespace, &reference.name, true);
-        let Ok(Some(data)) = data else { continue };
-        let Some(config) = data.get(".dockerconfigjson").or_else(|| data.get(".dockercfg")) else { continue };
-        let Ok(config) = serde_json::from_slice::<Value>(config) else { continue };
-        let all = config.get("auths").unwrap_or(&config).as_object().into_iter().flatten();
-        found.extend(
-            all.filter(|(server, _)| serves(server, registry)).map(|(server, entry)| auth(server, entry)),
-        );
-    }
-    found
-}
-
-fn serves(server: &str, registry: &str) -> bool {
-    let host = server.trim_start_matches("https://").trim_start_matches("http://");
-    let host = host.split('/').next().unwrap_or(host);
-    host == registry
-        || (registry == "docker.io" && matches!(host, "index.docker.io" | "registry-1.docker.io"))
-}
-
-fn auth(server: &str, entry: &Value) -> AuthConfig {
-    let text = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
-    let pair = STANDARD.decode(text("auth")).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-    let (user, password) = pair
-        .as_deref()
-        .and_then(|pair| pair.split_once(':'))
-        .map_or_else(|| (text("username"), text("password")), |(u, p)| (u.to_owned(), p.to_owned()));
-    AuthConfig {
-        username: user,
-        password,
-        server_address: server.to_owned(),
-        identity_token: text("identitytoken"),
-        ..AuthConfig::default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::edged::pod::tests::pod;
-    use crate::edged::testing::Memory;
-    use serde_json::json;
 
     #[test]
     fn pull_policy_follows_the_tag() {
@@ -326,28 +288,5 @@ mod tests {
             };
             assert_eq!(policy(&container), expected, "{image}");
         }
-    }
-
-    #[test]
-    fn credentials_for_the_right_registry() {
-        let cluster = Memory::default();
-        let config = json!({"auths": {
-            "https://index.docker.io/v1/": {"auth": STANDARD.encode("u:p:q")},
-            "registry.example:5000": {"username": "a", "password": "b"}}});
-        cluster.put(
-            &kind::SECRET,
-            json!({
-            "metadata": {"namespace": "shop", "name": "pull"},
-            "data": {".dockerconfigjson": STANDARD.encode(config.to_string())}}),
-        );
-        let pod = pod(
-            json!({"containers": [{"name": "c"}], "imagePullSecrets": [{"name": "pull"}, {"name": "x"}]}),
-        );
-        let of = |image: &str| -> Vec<(String, String)> {
-            credentials(&pod, image, &cluster).into_iter().map(|c| (c.username, c.password)).collect()
-        };
-        assert_eq!(of("busybox:1"), [("u".to_owned(), "p:q".to_owned())]);
-        assert_eq!(of("registry.example:5000/x"), [("a".to_owned(), "b".to_owned())]);
-        assert!(of("ghcr.io/x").is_empty());
     }
 }

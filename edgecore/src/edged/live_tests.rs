@@ -33,8 +33,10 @@ impl Live {
             host_ips: vec!["192.168.77.2".into()],
             ..fields::Facts::default()
         };
+        let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
         let node = Node {
-            images: Images::new(cri.clone(), Arc::clone(&cluster), Arc::clone(&recorder)),
+            images: Images::new(cri.clone(), Arc::clone(&cluster), Arc::clone(&recorder), metrics.clone()),
+            metrics,
             cluster,
             recorder,
             runtime: Runtime::new(cri),

@@ -21,11 +21,13 @@ pub mod gc;
 pub mod images;
 pub mod last_words;
 pub mod log_rotation;
+pub mod metrics;
 pub mod objects;
 pub mod observed;
 pub mod plan;
 pub mod pod;
 pub mod probes;
+pub mod pull_secrets;
 pub mod resources;
 pub mod runtime;
 pub mod sandbox;
@@ -42,13 +44,14 @@ use std::time::Duration;
 use edgeloom_api::kind::{self, Kind};
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::cluster::Change;
 use self::pod::{Pod, PodId};
 use self::runtime::Summary;
 use self::worker::{Wanted, Worker};
+use crate::cri::CriError;
 use crate::volumes::payload;
 
 pub use self::context::Node;
@@ -56,6 +59,7 @@ pub use self::gc::run as collect_garbage;
 pub use self::images::Images;
 pub use self::log_rotation::Rotation;
 pub use self::log_rotation::run as rotate_logs;
+pub use self::metrics::Metrics;
 pub use self::runtime::Runtime;
 
 /// How often the runtime is asked for everything: kubelet's interval, and what a crash costs at most.
@@ -71,6 +75,8 @@ pub struct Edged {
     cancel: CancellationToken,
     workers: HashMap<String, Handle>,
     tasks: JoinSet<String>,
+    /// The listing under way, if one is: a runtime that does not answer must not hold up the rest.
+    listing: JoinSet<Result<BTreeMap<String, Summary>, CriError>>,
     /// Uids by namespace and name, as the cloud wants them.
     wanted: HashMap<(String, String), String>,
     /// Uids that were ended here and wait for the cloud to forget them.
@@ -100,6 +106,7 @@ impl Edged {
             cancel: cancel.clone(),
             workers: HashMap::new(),
             tasks: JoinSet::new(),
+            listing: JoinSet::new(),
             wanted: HashMap::new(),
             gone: HashSet::new(),
             fingerprints: HashMap::new(),
@@ -115,7 +122,8 @@ impl Edged {
                 () = cancel.cancelled() => break,
                 change = changes.next() => edged.change(change),
                 Some(ended) = edged.tasks.join_next_with_id() => edged.ended(ended),
-                _ = relist.tick() => edged.relist().await,
+                Some(listed) = edged.listing.join_next() => edged.listed(listed),
+                _ = relist.tick() => edged.relist(),
             }
         }
         // Each worker hears of `cancel` itself and leaves its pod as it is.
@@ -222,7 +230,7 @@ impl Edged {
         self.workers.insert(id.uid.clone(), Handle { wanted: sender, poke, task, id });
     }
 
-    fn ended(&mut self, ended: Result<(tokio::task::Id, String), tokio::task::JoinError>) {
+    fn ended(&mut self, ended: Result<(tokio::task::Id, String), JoinError>) {
         match ended {
             Ok((_, uid)) => {
                 let Some(handle) = self.workers.remove(&uid) else { return };
@@ -243,21 +251,32 @@ impl Edged {
         }
     }
 
-    async fn relist(&mut self) {
-        match self.node.runtime.summary().await {
-            Ok(all) => {
+    fn relist(&mut self) {
+        self.node.metrics.pods.set(i64::try_from(self.workers.len()).unwrap_or(i64::MAX));
+        if self.listing.is_empty() {
+            let node = Arc::clone(&self.node);
+            self.listing.spawn(async move {
+                let _timer = node.metrics.relist_seconds.start_timer();
+                node.runtime.summary().await
+            });
+        }
+    }
+
+    fn listed(&mut self, listed: Result<Result<BTreeMap<String, Summary>, CriError>, JoinError>) {
+        let failed = match listed {
+            Ok(Ok(all)) => {
                 if self.deaf.take().is_some() {
                     tracing::info!("the container runtime answers again");
                 }
-                self.compare(all);
+                return self.compare(all);
             }
-            Err(error) => {
-                let error = error.to_string();
-                if self.deaf.as_ref() != Some(&error) {
-                    tracing::error!(error, "pods cannot be looked after");
-                    self.deaf = Some(error);
-                }
-            }
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        self.node.metrics.relist_failures.inc();
+        if self.deaf.as_ref() != Some(&failed) {
+            tracing::error!(error = failed, "pods cannot be looked after");
+            self.deaf = Some(failed);
         }
     }
 

@@ -2,6 +2,7 @@
 //! seconds, as kubelet does.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,14 +13,18 @@ use time::macros::format_description;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use super::address;
 use super::machine::{self, Machine};
 use super::status::{self, Measured};
 use crate::cri::proto::{ListImagesRequest, StatusRequest, VersionRequest};
 use crate::edged::Node;
 use crate::edged::cluster::{ClusterError, Report};
+use crate::edged::fields::Facts;
 
 /// How often the Lease is renewed and the node measured.
 const HEARTBEAT: Duration = Duration::from_secs(10);
+/// How often it is looked whether the cloud is back.
+const LOOK: Duration = Duration::from_secs(1);
 /// How often the status is told although nothing has changed.
 const FULL: Duration = Duration::from_secs(300);
 /// How long the Lease stands without renewal, in seconds.
@@ -30,19 +35,30 @@ const LEASE_SECONDS: u32 = 40;
 pub struct Settings {
     /// Pods at most.
     pub max_pods: u32,
+    /// The node's address at its site, where it is configured.
+    pub address: Option<IpAddr>,
+    /// Its interface there, where no address is.
+    pub interface: Option<String>,
 }
 
 /// Reports until `cancel`.
 pub async fn run(node: Arc<Node>, settings: Settings, cancel: CancellationToken) {
     let mut reporter =
         Reporter { node, settings, machine: Machine::read(), told: Value::Null, when: None, annotated: None };
-    let mut tick = tokio::time::interval(HEARTBEAT);
+    let mut tick = tokio::time::interval(LOOK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut connected, mut last) = (false, None);
     loop {
         tokio::select! {
             () = cancel.cancelled() => return,
             _ = tick.tick() => {}
         }
+        // Who was away for long is taken for dead until the Lease says otherwise.
+        let back = !std::mem::replace(&mut connected, reporter.node.cluster.is_connected()) && connected;
+        if !back && last.is_some_and(|last: Instant| last.elapsed() < HEARTBEAT) {
+            continue;
+        }
+        last = Some(Instant::now());
         if let Err(error) = reporter.beat().await {
             tracing::warn!(%error, "the node's status was not told");
         }
@@ -67,6 +83,7 @@ impl Reporter {
             let lease = self.lease(now);
             self.node.cluster.report(Report::Lease(lease)).await?;
         }
+        self.refresh_addresses();
         self.annotate().await?;
         let measured = self.measure().await;
         let status = status::status(&measured, &self.before(), now);
@@ -102,6 +119,17 @@ impl Reporter {
             "leaseDurationSeconds": LEASE_SECONDS,
             "renewTime": now.format(format).unwrap_or_default(),
         })
+    }
+
+    /// Notices another address of the host, as DHCP and people give them.
+    fn refresh_addresses(&self) {
+        let found = address::detect(self.settings.address, self.settings.interface.as_deref());
+        let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+        let facts = self.node.facts.load();
+        if !found.is_empty() && found != facts.host_ips {
+            tracing::info!(?found, "the node's addresses at its site");
+            self.node.facts.store(Arc::new(Facts { host_ips: found, ..Facts::clone(&facts) }));
+        }
     }
 
     async fn annotate(&mut self) -> Result<(), ClusterError> {

@@ -2,17 +2,15 @@
 
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::body::Bytes;
-use hyper_util::rt::TokioIo;
-use k8s_openapi::api::core::v1::{Container, ExecAction, HTTPGetAction, LifecycleHandler, Probe};
+use k8s_openapi::api::core::v1::{Container, ExecAction, LifecycleHandler, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::net::TcpStream;
 
+use super::{grpc, http};
 use crate::cri::Cri;
 
 /// The most that is read and told of an answer.
-const MAX_BODY: usize = 10 << 10;
+pub(super) const MAX_BODY: usize = 10 << 10;
 
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,16 +41,14 @@ pub(super) async fn probe(probe: &Probe, target: &Target<'_>, timeout: Duration)
             return exec(action, target, timeout).await;
         }
         if let Some(action) = &probe.http_get {
-            return run_http(action, target).await;
+            return http::get(action, target).await;
         }
         if let Some(action) = &probe.tcp_socket {
             let host = action.host.as_deref().filter(|host| !host.is_empty()).unwrap_or(target.ip);
             return connect(host, &action.port, target).await.map(drop);
         }
-        if probe.grpc.is_some() {
-            return Err(
-                "gRPC probes are not offered on edge nodes; use exec, httpGet or tcpSocket".to_owned()
-            );
+        if let Some(action) = &probe.grpc {
+            return grpc::check(action, target.ip).await;
         }
         Ok(())
     };
@@ -76,7 +72,7 @@ pub async fn run_handler(
             return exec(action, target, timeout).await;
         }
         if let Some(action) = &handler.http_get {
-            return run_http(action, target).await;
+            return http::get(action, target).await;
         }
         if let Some(action) = &handler.tcp_socket {
             let host = action.host.as_deref().filter(|host| !host.is_empty()).unwrap_or(target.ip);
@@ -109,60 +105,18 @@ async fn exec(action: &ExecAction, target: &Target<'_>, timeout: Duration) -> Re
     }
 }
 
-/// An HTTP GET that succeeds with a status from 200 to 399.
-pub(super) async fn run_http(action: &HTTPGetAction, target: &Target<'_>) -> Result<(), String> {
-    if action.scheme.as_deref().is_some_and(|scheme| scheme.eq_ignore_ascii_case("https")) {
-        return Err(
-            "httpGet with scheme HTTPS is not offered on edge nodes; use exec or tcpSocket".to_owned()
-        );
-    }
-    let host = action.host.as_deref().filter(|host| !host.is_empty()).unwrap_or(target.ip);
-    let stream = connect(host, &action.port, target).await?;
-    let port = port_of(&action.port, target.container)?;
-    let path = action.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
-    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-    let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-    let mut request = hyper::Request::get(&path)
-        .header("Host", &authority)
-        .header("User-Agent", "kube-probe/1.34")
-        .header("Accept", "*/*")
-        .header("Connection", "close");
-    for header in action.http_headers.iter().flatten() {
-        if header.name.eq_ignore_ascii_case("host") {
-            request.headers_mut().map(|headers| headers.remove("Host"));
-        }
-        request = request.header(&header.name, &header.value);
-    }
-    let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
-    let url = format!("http://{authority}{path}");
-    let said = |error: hyper::Error| format!("Get {url:?}: {error}");
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(said)?;
-    let answer = async {
-        let answer = sender.send_request(request).await.map_err(said)?;
-        let status = answer.status();
-        // Whether the body ends well does not matter, only that the server is not cut off early.
-        let _ = Limited::new(answer.into_body(), MAX_BODY).collect().await;
-        Ok::<_, String>(status)
-    };
-    let status = tokio::select! {
-        status = answer => status?,
-        Err(error) = connection => return Err(said(error)),
-    };
-    if (200..400).contains(&status.as_u16()) {
-        Ok(())
-    } else {
-        Err(format!("HTTP probe failed with statuscode: {}", status.as_u16()))
-    }
-}
-
-async fn connect(host: &str, port: &IntOrString, target: &Target<'_>) -> Result<TcpStream, String> {
+/// Connects to a port of the container, by number or by name.
+pub(super) async fn connect(
+    host: &str,
+    port: &IntOrString,
+    target: &Target<'_>,
+) -> Result<TcpStream, String> {
     let port = port_of(port, target.container)?;
     let stream = TcpStream::connect((host, port)).await;
     stream.map_err(|error| format!("dial tcp {host}:{port}: {error}"))
 }
 
-fn port_of(port: &IntOrString, container: &Container) -> Result<u16, String> {
+pub(super) fn port_of(port: &IntOrString, container: &Container) -> Result<u16, String> {
     let number = match port {
         IntOrString::Int(number) => Some(*number),
         IntOrString::String(name) => {
@@ -180,6 +134,8 @@ fn port_of(port: &IntOrString, container: &Container) -> Result<u16, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use serde_json::json;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -218,6 +174,66 @@ mod tests {
         let bad = server("HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n").await;
         let expected = Outcome::Failure("HTTP probe failed with statuscode: 503".into());
         assert_eq!(outcome(http, bad).await, expected);
+    }
+
+    #[tokio::test]
+    async fn https_with_any_certificate() {
+        let made = rcgen::generate_simple_self_signed(vec!["nobody.example".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = acceptor.accept(stream).await.unwrap();
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+        });
+        assert_eq!(
+            outcome(json!({"httpGet": {"port": port, "scheme": "HTTPS"}}), port).await,
+            Outcome::Success
+        );
+    }
+
+    #[tokio::test]
+    async fn grpc_health() {
+        for (status, expected) in [(1, Ok(())), (2, Err("service unhealthy (responded with status 2)"))] {
+            let port = health_server(status).await;
+            let expected =
+                expected.map_or_else(|text| Outcome::Failure(text.to_owned()), |()| Outcome::Success);
+            assert_eq!(outcome(json!({"grpc": {"port": port}}), port).await, expected);
+        }
+    }
+
+    /// Answers every call with a health status: a frame of one message, then the trailer.
+    async fn health_server(status: u8) -> u16 {
+        use http_body_util::{BodyExt as _, Full};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let answer = hyper::service::service_fn(move |_| async move {
+                let frame = bytes::Bytes::copy_from_slice(&[0, 0, 0, 0, 2, 8, status]);
+                let trailers = hyper::HeaderMap::from_iter([(
+                    hyper::header::HeaderName::from_static("grpc-status"),
+                    hyper::header::HeaderValue::from_static("0"),
+                )]);
+                let body = Full::new(frame).with_trailers(std::future::ready(Some(Ok(trailers))));
+                let answer = hyper::Response::builder().header("content-type", "application/grpc").body(body);
+                Ok::<_, std::convert::Infallible>(answer.unwrap())
+            });
+            let io = hyper_util::rt::TokioIo::new(stream);
+            let executor = hyper_util::rt::TokioExecutor::new();
+            let _ = hyper::server::conn::http2::Builder::new(executor).serve_connection(io, answer).await;
+        });
+        port
     }
 
     #[tokio::test]

@@ -3,6 +3,9 @@
 
 mod check;
 mod count;
+mod grpc;
+mod http;
+mod tls;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

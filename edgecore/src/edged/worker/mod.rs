@@ -6,10 +6,9 @@
 
 mod ending;
 mod starting;
+mod telling;
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -18,15 +17,14 @@ use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::telling::{known_restarts, load_status, was_ready};
 use super::backoff::Backoff;
-use super::cluster::Report;
 use super::context::Node;
 use super::events::Subject;
 use super::observed::Observed;
 use super::plan::{self, Plan, SandboxPlan, Waiting};
 use super::pod::{Pod, PodId};
 use super::probes::Probes;
-use super::status;
 use crate::cri::CriError;
 use crate::volumes::PodDirectory;
 
@@ -37,8 +35,6 @@ const RETRY: Duration = Duration::from_secs(2);
 const MAX_RETRY: Duration = Duration::from_secs(30);
 /// Everything is looked at again this often although nothing was heard.
 const RESYNC: Duration = Duration::from_secs(60);
-/// A status that the cloud seems to have lost is told again, this often at most.
-const RETELL: Duration = Duration::from_secs(10);
 
 /// What a worker is told from outside.
 #[derive(Clone, Debug)]
@@ -241,60 +237,6 @@ impl Worker {
         Ok(if plan.kill.is_empty() { again } else { Some(Duration::ZERO) })
     }
 
-    /// Tells the status where it differs from what was told last, or where the cloud shows another.
-    async fn publish(
-        &mut self,
-        pod: &Arc<Pod>,
-        observed: &Observed,
-        terminal: bool,
-        failure: Option<(&str, &str)>,
-    ) {
-        let status = self.status(pod, observed, terminal, failure);
-        let lost = status::differs(&pod.object["status"], &status)
-            && self.told.is_none_or(|told| told.elapsed() > RETELL);
-        if status == self.written && !lost {
-            return;
-        }
-        if let Err(error) = save_status(&self.directory, &status) {
-            tracing::warn!(pod = %self.id, %error, "status not kept for the next start");
-        }
-        let report = Report::PodStatus {
-            namespace: self.id.namespace.clone(),
-            name: self.id.name.clone(),
-            uid: self.id.uid.clone(),
-            status: status.clone(),
-        };
-        match self.node.cluster.report(report).await {
-            Ok(()) => {
-                self.told = Some(tokio::time::Instant::now());
-                self.written = status;
-            }
-            // It is told again at the next look.
-            Err(error) => tracing::warn!(pod = %self.id, %error, "status not told"),
-        }
-    }
-
-    fn status(&self, pod: &Pod, observed: &Observed, terminal: bool, failure: Option<(&str, &str)>) -> Value {
-        let facts = self.node.facts.load();
-        let board = self.probes.board();
-        let context = status::Context {
-            previous: &merge_conditions(&self.written, &pod.object["status"]),
-            waiting: &self.waiting,
-            started: &|id| plan::Health::started(board, id),
-            ready: &|id| board.ready(id),
-            host_ips: &facts.host_ips,
-            failure: failure.or_else(|| self.failure_before()),
-            terminal,
-            now: OffsetDateTime::now_utc(),
-        };
-        status::status(pod, observed, &context)
-    }
-
-    fn failure_before(&self) -> Option<(&str, &str)> {
-        let reason = self.written["reason"].as_str().filter(|_| self.written["phase"] == "Failed")?;
-        Some((reason, self.written["message"].as_str().unwrap_or_default()))
-    }
-
     /// What is left of `activeDeadlineSeconds`.
     fn left_of_deadline(&self, pod: &Pod) -> Option<Duration> {
         let limit = Duration::from_secs(u64::try_from(pod.spec.active_deadline_seconds?).ok()?);
@@ -338,52 +280,4 @@ async fn until_sooner(changes: &mut watch::Receiver<Wanted>, before: &Wanted) {
     if changes.wait_for(|wanted| grace(wanted) < now).await.is_err() {
         std::future::pending::<()>().await;
     }
-}
-
-/// What was written last, with the conditions that others have set since.
-fn merge_conditions(written: &Value, theirs: &Value) -> Value {
-    const OURS: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady"];
-    let mut merged = written.clone();
-    let is_ours = |condition: &Value| condition["type"].as_str().is_some_and(|kind| OURS.contains(&kind));
-    let list = |status: &Value| status["conditions"].as_array().cloned().unwrap_or_default();
-    if theirs["conditions"].is_array() {
-        let ours = list(written).into_iter().filter(is_ours);
-        let others = list(theirs).into_iter().filter(|condition| !is_ours(condition));
-        merged["conditions"] = ours.chain(others).collect();
-    }
-    merged
-}
-
-fn was_ready(written: &Value, id: &str) -> bool {
-    let name = format!("containerd://{id}");
-    let statuses = ["containerStatuses", "initContainerStatuses"];
-    statuses
-        .iter()
-        .filter_map(|field| written[field].as_array())
-        .flatten()
-        .any(|status| status["containerID"] == *name && status["ready"] == true)
-}
-
-/// Restart counts of containers that have run.
-fn known_restarts(written: &Value) -> BTreeMap<String, u32> {
-    let statuses = written["containerStatuses"].as_array().into_iter().flatten();
-    statuses
-        .filter(|status| !status["containerID"].is_null())
-        .filter_map(|status| {
-            let count = u32::try_from(status["restartCount"].as_u64()?).ok()?;
-            Some((status["name"].as_str()?.to_owned(), count))
-        })
-        .collect()
-}
-
-fn load_status(directory: &PodDirectory) -> Value {
-    let read = fs::read(directory.status()).ok();
-    read.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
-}
-
-fn save_status(directory: &PodDirectory, status: &Value) -> io::Result<()> {
-    directory.create()?;
-    let temporary = directory.status().with_extension("new");
-    fs::write(&temporary, serde_json::to_vec(status)?)?;
-    fs::rename(temporary, directory.status())
 }

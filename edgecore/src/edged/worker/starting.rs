@@ -61,6 +61,9 @@ impl Worker {
         match self.node.runtime.cri.run_pod_sandbox(request).await {
             Ok(_) => {
                 self.failures = 0;
+                // The hosts file names the new addresses.
+                self.mounted = false;
+                self.node.metrics.sandboxes.inc();
                 Ok(Duration::ZERO)
             }
             Err(error @ CriError::Unreachable { .. }) => Err(error),
@@ -205,6 +208,7 @@ impl Worker {
             .await
             .map_err(|error| Refusal { reason: "RunContainerError", message: error.message() })?;
         recorder.normal(subject(), "Started", format!("Started container {}", container.name)).await;
+        self.node.metrics.starts.inc();
         match container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref()) {
             Some(hook) => self.run_post_start(pod, observed, container, hook, &id).await,
             None => Ok(()),
