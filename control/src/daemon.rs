@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::access::{Authenticator, Authorizer};
 use crate::admin::{AdminApi, Parts};
 use crate::config::Config;
+use crate::embedded::Embedded;
 use crate::forward::Forwarder;
 use crate::hub::Hub;
 use crate::join::{Holder, Issuer, JoinConfig, JoinService, Tokens, authority};
@@ -211,19 +212,25 @@ fn first_of_each_family(addresses: &[std::net::IpAddr]) -> Vec<std::net::IpAddr>
 /// The cluster, and what runs of it here.
 struct Cluster {
     client: Client,
+    embedded: Option<Embedded>,
 }
 
 impl Cluster {
     async fn start(
         config: &Config,
-        _addresses: &[std::net::IpAddr],
-        _registry: &Registry,
+        addresses: &[std::net::IpAddr],
+        registry: &Registry,
     ) -> anyhow::Result<Self> {
-        match &config.kubeconfig {
-            Some(path) => Ok(Self { client: cluster::connect(path).await? }),
-            None => anyhow::bail!("kubeconfig is not set"),
+        if let Some(path) = &config.kubeconfig {
+            return Ok(Self { client: cluster::connect(path).await?, embedded: None });
         }
+        let (embedded, client) = Embedded::start(config, addresses, registry).await?;
+        Ok(Self { client, embedded: Some(embedded) })
     }
 
-    async fn shutdown(self, _drain: Duration) {}
+    async fn shutdown(self, drain: Duration) {
+        if let Some(embedded) = self.embedded {
+            embedded.shutdown(drain).await;
+        }
+    }
 }

@@ -7,6 +7,7 @@ pub mod admin;
 pub mod cluster;
 pub mod config;
 pub mod daemon;
+pub mod embedded;
 pub mod forward;
 pub mod https;
 pub mod hub;
