@@ -266,6 +266,13 @@ impl Error {
         error
     }
 
+    /// The same for one field, naming the resource and not the kind: `leases.coordination.k8s.io "x" is
+    /// invalid: …`.
+    pub(crate) fn invalid_resource(kind: &KindDef, name: &str, cause: FieldError) -> Self {
+        let message = format!("{} {name:?} is invalid: {cause}", kind.resource());
+        Self::new(Reason::Invalid, message).about(kind, name).with_causes(vec![cause])
+    }
+
     /// `pods "x" is forbidden: why`: admission refused it.
     pub fn forbidden(kind: &KindDef, name: &str, why: &str) -> Self {
         let object = if name.is_empty() { String::new() } else { format!(" {name:?}") };

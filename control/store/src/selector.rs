@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::kinds::KindDef;
+use crate::validate::names::{label_value, qualified_name};
 
 /// A label selector: every requirement holds. The default selects everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -140,10 +141,15 @@ fn split_outside_parentheses(text: &str) -> Vec<&str> {
 }
 
 fn requirement(part: &str) -> Option<Requirement> {
-    let key_ok =
-        |key: &str| !key.is_empty() && !key.contains(|c: char| c.is_whitespace() || "()=!<>,".contains(c));
-    let made = |key: &str, operator| {
-        key_ok(key.trim()).then(|| Requirement { key: key.trim().to_owned(), operator })
+    let values_ok = |operator: &Operator| match operator {
+        Operator::In(values) | Operator::NotIn(values) => {
+            values.iter().all(|one| label_value(one).is_empty())
+        }
+        _ => true,
+    };
+    let made = |key: &str, operator: Operator| {
+        let fine = qualified_name(key.trim()).is_empty() && values_ok(&operator);
+        fine.then(|| Requirement { key: key.trim().to_owned(), operator })
     };
     let one = |value: &str| vec![value.trim().to_owned()];
     if let Some(key) = part.strip_prefix('!') {
@@ -184,7 +190,7 @@ impl FieldSelector {
         let mut terms = Vec::new();
         for part in text.split(',').filter(|part| !part.is_empty()) {
             let (field, equal, value) = field_term(part).ok_or_else(|| {
-                Error::bad_request(format!("invalid selector: {text:?}; can't understand {part:?}"))
+                Error::bad_request(format!("invalid selector: '{text}'; can't understand '{part}'"))
             })?;
             let known = matches!(field, "metadata.name" | "metadata.namespace")
                 || kind.selectable.iter().any(|one| one == field);
@@ -270,6 +276,7 @@ mod tests {
         }
         assert!(LabelSelector::parse("a b c").is_err());
         assert!(LabelSelector::parse("a in x").is_err());
+        assert!(LabelSelector::parse("a===b").is_err());
         let object = json!({"matchLabels": {"app": "web"}, "matchExpressions": [
             {"key": "tier", "operator": "In", "values": ["1", "2"]}, {"key": "x", "operator": "DoesNotExist"}]});
         let selector = LabelSelector::from_object(&object).unwrap();

@@ -70,11 +70,8 @@ fn row(kind: &KindDef, object: &Value, include: Include, now: OffsetDateTime) ->
 
 /// The condition by which `kubectl` knows a pod that has run its course.
 fn completed(phase: &str) -> Value {
-    let message = if phase == "Succeeded" {
-        "The pod has completed successfully."
-    } else {
-        "The pod failed."
-    };
+    let message =
+        if phase == "Succeeded" { "The pod has completed successfully." } else { "The pod failed." };
     json!({"type": "Completed", "status": "True", "reason": phase, "message": message})
 }
 

@@ -3,7 +3,7 @@
 
 mod account;
 mod cleanup;
-mod tolerations;
+pub(crate) mod tolerations;
 
 use ipnet::IpNet;
 use serde_json::{Value, json};

@@ -7,7 +7,7 @@ const SECONDS: i64 = 300;
 const TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
 
 /// Adds the tolerations that a new pod lacks.
-pub(super) fn admit(pod: &mut Value) {
+pub(crate) fn admit(pod: &mut Value) {
     let mut tolerations = pod["spec"]["tolerations"].as_array().cloned().unwrap_or_default();
     let before = tolerations.len();
     for key in TAINTS {

@@ -94,7 +94,8 @@ impl Managers {
     /// stored ones. A single empty entry is a request to forget all.
     pub(super) fn of_write(old: Option<&Value>, new: &Value) -> Self {
         let sent = new["metadata"]["managedFields"].as_array();
-        if sent.is_some_and(|entries| entries.len() == 1 && entries[0].as_object().is_some_and(Map::is_empty)) {
+        if sent.is_some_and(|entries| entries.len() == 1 && entries[0].as_object().is_some_and(Map::is_empty))
+        {
             return Self::default();
         }
         let sent = sent.filter(|entries| !entries.is_empty()).and_then(|_| Self::decode(new));
@@ -110,7 +111,8 @@ impl Managers {
         self.0.retain(|_, owned| !owned.set.is_empty());
         for (manager, owned) in &mut self.0 {
             let former = before.0.get(manager);
-            if former.is_none_or(|former| former.set != owned.set && former.time == owned.time) && owned.time.is_none()
+            if former.is_none_or(|former| former.set != owned.set && former.time == owned.time)
+                && owned.time.is_none()
             {
                 owned.time = Some(timestamp(now));
             }
@@ -205,8 +207,11 @@ mod tests {
         for number in 0..14 {
             let mut set = Set::default();
             set.insert(&[super::super::set::Element::Field(format!("f{number}"))]);
-            let owned =
-                Owned { set, api_version: "v1".into(), time: Some(format!("2026-01-{:02}T00:00:00Z", number + 1)) };
+            let owned = Owned {
+                set,
+                api_version: "v1".into(),
+                time: Some(format!("2026-01-{:02}T00:00:00Z", number + 1)),
+            };
             managers.0.insert(Manager::new(Operation::Update, &format!("m{number}"), "v1", ""), owned);
         }
         let before = managers.clone();

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use self::managed::{Managers, Manager, Operation, Owned};
+use self::managed::{Manager, Managers, Operation, Owned};
 use self::set::Set;
 use self::typed::Comparison;
 use crate::db::Tracker;

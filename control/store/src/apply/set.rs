@@ -63,7 +63,8 @@ impl fmt::Display for Element {
             Self::Field(name) => write!(f, ".{name}"),
             Self::Key(key) => {
                 let fields: Map<String, Value> = serde_json::from_str(key).unwrap_or_default();
-                let shown: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                let shown: Vec<String> =
+                    fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
                 write!(f, "[{}]", shown.join(","))
             }
             Self::Value(value) => write!(f, "[={value}]"),
@@ -259,7 +260,9 @@ mod tests {
 
     #[test]
     fn bad_forms_are_refused() {
-        for bad in [json!("x"), json!({"spec": {}}), json!({"k:[1]": {}}), json!({"i:x": {}}), json!({"f:a": 1})] {
+        for bad in
+            [json!("x"), json!({"spec": {}}), json!({"k:[1]": {}}), json!({"i:x": {}}), json!({"f:a": 1})]
+        {
             assert!(Set::decode(&bad).is_none(), "{bad}");
         }
     }

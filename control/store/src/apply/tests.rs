@@ -18,7 +18,10 @@ fn config_map(data: Value) -> Value {
 
 fn fields_of(object: &Value, manager: &str) -> Value {
     let entries = object["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
-    entries.iter().find(|entry| entry["manager"] == manager).map_or(Value::Null, |entry| entry["fieldsV1"].clone())
+    entries
+        .iter()
+        .find(|entry| entry["manager"] == manager)
+        .map_or(Value::Null, |entry| entry["fieldsV1"].clone())
 }
 
 #[test]
@@ -45,7 +48,9 @@ fn conflicts_name_manager_and_path() {
     let kind = kind("apps", "deployments");
     let mut live = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"},
         "spec": {"replicas": 1}});
-    tracker("kubectl-client-side-apply".into(), String::new(), OffsetDateTime::UNIX_EPOCH)(&kind, None, &mut live);
+    tracker("kubectl-client-side-apply".into(), String::new(), OffsetDateTime::UNIX_EPOCH)(
+        &kind, None, &mut live,
+    );
     let config = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"},
         "spec": {"replicas": 3}});
     let refusal = apply("m", false).merged(&kind, Some(&live), &config).unwrap_err();
@@ -100,7 +105,9 @@ fn kubectl_takes_over_what_it_applied_from_the_client() {
     let kind = kind("", "configmaps");
     let mut live = config_map(json!({"x": "1"}));
     live["metadata"]["annotations"] = json!({LAST_APPLIED: config_map(json!({"x": "1"})).to_string()});
-    tracker("kubectl-client-side-apply".into(), String::new(), OffsetDateTime::UNIX_EPOCH)(&kind, None, &mut live);
+    tracker("kubectl-client-side-apply".into(), String::new(), OffsetDateTime::UNIX_EPOCH)(
+        &kind, None, &mut live,
+    );
     let config = config_map(json!({"x": "2"}));
     assert!(apply("other", false).merged(&kind, Some(&live), &config).is_err());
     let taken = apply("kubectl", false).merged(&kind, Some(&live), &config).unwrap();
@@ -121,8 +128,9 @@ fn keyed_lists_are_shared() {
     let second = apply("n", false)
         .merged(&kind, Some(&first), &deployment(json!([{"name": "side", "image": "2"}])))
         .unwrap();
-    let third =
-        apply("m", false).merged(&kind, Some(&second), &deployment(json!([{"name": "a", "image": "1"}]))).unwrap();
+    let third = apply("m", false)
+        .merged(&kind, Some(&second), &deployment(json!([{"name": "a", "image": "1"}])))
+        .unwrap();
     let names: Vec<&str> = third["spec"]["template"]["spec"]["containers"]
         .as_array()
         .unwrap()

@@ -130,7 +130,8 @@ fn compare_at(
     path: &mut Vec<Element>,
     out: &mut Comparison,
 ) {
-    let (Some(sample), both_empty) = (new.or(old), old.is_none_or(is_empty) && new.is_none_or(is_empty)) else {
+    let (Some(sample), both_empty) = (new.or(old), old.is_none_or(is_empty) && new.is_none_or(is_empty))
+    else {
         return;
     };
     match shape(node, sample) {
@@ -277,7 +278,8 @@ pub(crate) fn remove(value: &Value, node: Option<&Node>, gone: &Set) -> Value {
                     continue;
                 }
                 let below = node.and_then(|node| node.field(name));
-                let child = gone.beneath(&element).map_or_else(|| child.clone(), |gone| remove(child, below, gone));
+                let child =
+                    gone.beneath(&element).map_or_else(|| child.clone(), |gone| remove(child, below, gone));
                 left.insert(name.clone(), child);
             }
             Value::Object(left)
@@ -396,7 +398,9 @@ mod tests {
     #[test]
     fn items_that_cannot_be_told_apart() {
         let twice = json!({"spec": {"containers": [{"name": "a"}, {"name": "a"}]}});
-        assert!(check_lists(&twice, pod(), "").unwrap_err().contains("duplicate entries for key [name=\"a\"]"));
+        assert!(
+            check_lists(&twice, pod(), "").unwrap_err().contains("duplicate entries for key [name=\"a\"]")
+        );
         let unnamed = json!({"spec": {"containers": [{"image": "a"}]}});
         assert!(check_lists(&unnamed, pod(), "").unwrap_err().contains("omits key field \"name\""));
     }

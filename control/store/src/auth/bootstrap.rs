@@ -109,10 +109,8 @@ const ROLES: &[(&str, &[&str])] = &[
     ("system:public-info-viewer", &["get - /healthz,/livez,/readyz,/version,/version/"]),
     (
         "system:service-account-issuer-discovery",
-        &[
-            "get - /.well-known/openid-configuration,/.well-known/openid-configuration/,/openid/v1/jwks,\
-             /openid/v1/jwks/",
-        ],
+        &["get - /.well-known/openid-configuration,/.well-known/openid-configuration/,/openid/v1/jwks,\
+             /openid/v1/jwks/"],
     ),
 ];
 
@@ -215,13 +213,16 @@ mod tests {
     fn what_everybody_may() {
         let objects: Vec<Value> = cluster_roles().into_iter().chain(cluster_role_bindings()).collect();
         let rules = Rules::new(&objects);
-        let path = |path: &str| Attributes { verb: "get".into(), path: Some(path.into()), ..Attributes::default() };
+        let path =
+            |path: &str| Attributes { verb: "get".into(), path: Some(path.into()), ..Attributes::default() };
         let (anna, nobody) = (User::authenticated("anna", Vec::new()), User::anonymous());
         assert!(rules.authorize(&nobody, &path("/healthz")).allowed);
         assert!(!rules.authorize(&nobody, &path("/api")).allowed);
         assert!(rules.authorize(&anna, &path("/apis/apps/v1")).allowed);
         assert!(!rules.authorize(&anna, &path("/metrics")).allowed);
         assert!(rules.role("", "view").is_some_and(|view| view.len() == VIEW.len()));
-        assert!(rules.role("", "admin").is_some_and(|admin| admin.len() == VIEW.len() + EDIT.len() + ADMIN.len()));
+        assert!(
+            rules.role("", "admin").is_some_and(|admin| admin.len() == VIEW.len() + EDIT.len() + ADMIN.len())
+        );
     }
 }

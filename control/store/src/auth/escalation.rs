@@ -41,7 +41,10 @@ pub fn check(rules: &Rules, user: &User, kind: &KindDef, object: &Value) -> Resu
             }
             let at = if cluster { "" } else { namespace };
             let Some(granted) = rules.role(at, role) else {
-                let why = format!("{}.rbac.authorization.k8s.io {role:?} not found", &resource[..resource.len() - 1]);
+                let why = format!(
+                    "{}.rbac.authorization.k8s.io {role:?} not found",
+                    &resource[..resource.len() - 1]
+                );
                 return Err(Error::forbidden(kind, name, &why));
             };
             granted.to_vec()
@@ -104,7 +107,9 @@ fn covers(held: &Rule, wanted: &Rule) -> bool {
         held.resources.iter().any(|one| {
             one == "*"
                 || one == wanted
-                || one.strip_prefix("*/").is_some_and(|sub| wanted.split_once('/').is_some_and(|(_, of)| of == sub))
+                || one
+                    .strip_prefix("*/")
+                    .is_some_and(|sub| wanted.split_once('/').is_some_and(|(_, of)| of == sub))
         })
     };
     let path = |wanted: &String| {
@@ -154,8 +159,11 @@ fn show(rule: &Rule) -> String {
         ("NonResourceURLs", &rule.paths),
         ("Verbs", &rule.verbs),
     ];
-    let shown: Vec<String> =
-        parts.iter().filter(|(_, values)| !values.is_empty()).map(|(name, values)| format!("{name}:{}", list(values))).collect();
+    let shown: Vec<String> = parts
+        .iter()
+        .filter(|(_, values)| !values.is_empty())
+        .map(|(name, values)| format!("{name}:{}", list(values)))
+        .collect();
     format!("{{{}}}", shown.join(", "))
 }
 
@@ -200,9 +208,11 @@ mod tests {
 
     #[test]
     fn bindings_need_the_rules_of_their_role() {
-        let kind = Registry::built_in().find("rbac.authorization.k8s.io", "v1", "clusterrolebindings").unwrap();
+        let kind =
+            Registry::built_in().find("rbac.authorization.k8s.io", "v1", "clusterrolebindings").unwrap();
         let user = User::authenticated("u", Vec::new());
-        let binding = |role: &str| json!({"metadata": {"name": "b"}, "roleRef": {"kind": "ClusterRole", "name": role}});
+        let binding =
+            |role: &str| json!({"metadata": {"name": "b"}, "roleRef": {"kind": "ClusterRole", "name": role}});
         assert!(check(&rules(), &user, &kind, &binding("reader")).is_ok());
         assert!(check(&rules(), &user, &kind, &binding("absent")).is_err());
         assert!(check(&rules(), &User::authenticated("w", Vec::new()), &kind, &binding("reader")).is_err());

@@ -117,8 +117,11 @@ impl Attributes {
             let message = format!("forbidden: User {:?} cannot {} path {path:?}{why}", user.name, self.verb);
             return Error::new(Reason::Forbidden, message);
         }
-        let resource =
-            if self.group.is_empty() { self.resource.clone() } else { format!("{}.{}", self.resource, self.group) };
+        let resource = if self.group.is_empty() {
+            self.resource.clone()
+        } else {
+            format!("{}.{}", self.resource, self.group)
+        };
         let object = if self.name.is_empty() { String::new() } else { format!(" {:?}", self.name) };
         let place = if self.namespace.is_empty() {
             "at the cluster scope".to_owned()
@@ -167,6 +170,9 @@ mod tests {
              group \"apps\" at the cluster scope"
         );
         asked = Attributes { verb: "get".into(), path: Some("/metrics".into()), ..Attributes::default() };
-        assert_eq!(asked.forbidden(&user, "").to_string(), r#"forbidden: User "x" cannot get path "/metrics""#);
+        assert_eq!(
+            asked.forbidden(&user, "").to_string(),
+            r#"forbidden: User "x" cannot get path "/metrics""#
+        );
     }
 }

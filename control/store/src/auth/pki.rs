@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose,
 };
 use time::OffsetDateTime;
 
@@ -29,7 +29,9 @@ pub const LEAF_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
 pub enum PkiError {
     #[error("cannot read or write {path}: {source}; check that the data directory is writable and not full")]
     Io { path: PathBuf, source: std::io::Error },
-    #[error("the key or certificate in {path} cannot be used: {source}; restore it, or remove it to have a new one made")]
+    #[error(
+        "the key or certificate in {path} cannot be used: {source}; restore it, or remove it to have a new one made"
+    )]
     Damaged { path: PathBuf, source: rcgen::Error },
     #[error("cannot issue a certificate for {name:?}: {source}")]
     Issue { name: String, source: rcgen::Error },
@@ -211,7 +213,8 @@ mod tests {
         let user = user_of(&block.contents).unwrap();
         assert_eq!((user.name.as_str(), user.groups.len()), ("anna", 3));
         assert!(matches!(authority.client("x", &["a", "b", "c"]), Err(PkiError::TooManyGroups { .. })));
-        let server = authority.server("api", &["kubernetes".into(), "10.96.0.1".into(), "fd00::1".into()]).unwrap();
+        let server =
+            authority.server("api", &["kubernetes".into(), "10.96.0.1".into(), "fd00::1".into()]).unwrap();
         let (ends, names) = describe(&server.certificate).unwrap();
         assert_eq!(names, ["kubernetes", "10.96.0.1", "fd00::1"]);
         assert!(ends > OffsetDateTime::now_utc() + Duration::from_secs(300 * 24 * 3600));

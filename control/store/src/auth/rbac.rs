@@ -254,7 +254,10 @@ impl Binding {
         if self.namespace.is_empty() {
             format!("RBAC: allowed by ClusterRoleBinding of {role} {:?}", self.role)
         } else {
-            format!("RBAC: allowed by RoleBinding of {role} {:?} in namespace {:?}", self.role, self.namespace)
+            format!(
+                "RBAC: allowed by RoleBinding of {role} {:?} in namespace {:?}",
+                self.role, self.namespace
+            )
         }
     }
 
@@ -327,7 +330,8 @@ mod tests {
     #[test]
     fn paths_and_missing_roles() {
         let (rules, user) = (rules(), User::authenticated("u", vec!["g".into()]));
-        let path = |path: &str| Attributes { verb: "get".into(), path: Some(path.into()), ..Attributes::default() };
+        let path =
+            |path: &str| Attributes { verb: "get".into(), path: Some(path.into()), ..Attributes::default() };
         assert!(rules.authorize(&user, &path("/metrics/x")).allowed);
         assert!(!rules.authorize(&user, &path("/metrics")).allowed);
         assert_eq!(

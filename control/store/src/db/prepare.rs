@@ -198,7 +198,7 @@ fn check_identity(kind: &KindDef, old: &Value, new: &Value) -> Result<()> {
     if given.is_empty() && !kind.unconditional_update {
         let cause =
             FieldError::invalid("metadata.resourceVersion", &json!(0), "must be specified for an update");
-        return Err(Error::invalid(kind, name, vec![cause]));
+        return Err(Error::invalid_resource(kind, name, cause));
     }
     if !given.is_empty() && given != stored {
         return Err(Error::stale(kind, name));
@@ -253,10 +253,10 @@ fn isolated_status(kind: &KindDef, old: &Value, mut new: Value) -> Value {
         Some(Value::Null) | None => remove(&mut object, "status"),
         Some(status) => object["status"] = status,
     }
-    let carried: &[&str] = if kind.is_custom() {
-        &["managedFields"]
-    } else {
-        &["annotations", "labels", "finalizers", "managedFields"]
+    let carried: &[&str] = match kind.storage.as_str() {
+        _ if kind.is_custom() => &["managedFields"],
+        "deployments.apps" => &["annotations", "finalizers", "managedFields"],
+        _ => &["annotations", "labels", "finalizers", "managedFields"],
     };
     for field in carried {
         match new["metadata"].get_mut(*field).map(Value::take) {

@@ -137,11 +137,14 @@ fn grace_period(kind: &KindDef, stored: &Value, options: &DeleteOptions) -> i64 
 
 fn mark(object: &mut Value, grace: i64, now: OffsetDateTime) {
     let already = is_deleting(object);
-    if already && object["metadata"]["deletionGracePeriodSeconds"] == json!(grace) {
+    if already && object["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == grace {
         return;
     }
     object["metadata"]["deletionTimestamp"] = json!(timestamp(now + Duration::seconds(grace)));
-    object["metadata"]["deletionGracePeriodSeconds"] = json!(grace);
+    // A Namespace goes when it is finalized, not after a time.
+    if object["kind"] != "Namespace" {
+        object["metadata"]["deletionGracePeriodSeconds"] = json!(grace);
+    }
     if !already && let Some(generation) = object["metadata"]["generation"].as_i64() {
         object["metadata"]["generation"] = json!(generation + 1);
     }

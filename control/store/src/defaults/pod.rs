@@ -167,6 +167,9 @@ pub(crate) fn prepare_pod(new: &mut Value, old: Option<&Value>) {
     if old.is_none() {
         let class = quality(&new["spec"]);
         new["status"] = json!({"phase": "Pending", "qosClass": class});
+    } else {
+        // What was added on create is added again, lest a client that does not know of it takes it away.
+        crate::admission::tolerations::admit(new);
     }
 }
 

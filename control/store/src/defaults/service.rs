@@ -80,6 +80,10 @@ fn drop_unneeded(new: &mut Value, old: &Value) {
             }
         }
     }
+    if kind == "ExternalName" && spec.get("internalTrafficPolicy") == old["spec"].get("internalTrafficPolicy")
+    {
+        spec.shift_remove("internalTrafficPolicy");
+    }
     if before == "ExternalName"
         && kind != "ExternalName"
         && spec.get("externalName") == old["spec"].get("externalName")

@@ -124,10 +124,16 @@ impl Access {
     }
 
     /// The user of a token that is good for one of the audiences, and which; else why not.
-    pub(crate) async fn review(&self, token: &str, audiences: &[String]) -> Result<(User, Vec<String>), String> {
+    pub(crate) async fn review(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<(User, Vec<String>), String> {
         let now = OffsetDateTime::now_utc().unix_timestamp();
-        let (claims, common) =
-            self.signer.verify(token, audiences, now).map_err(|error| format!("invalid bearer token, {error}"))?;
+        let (claims, common) = self
+            .signer
+            .verify(token, audiences, now)
+            .map_err(|error| format!("invalid bearer token, {error}"))?;
         self.still_there(&claims).await?;
         let bound = &claims.bound;
         let mut user = User::service_account(&bound.namespace, &bound.serviceaccount.name);

@@ -150,6 +150,9 @@ mod tests {
         assert_eq!(negotiated(partial).unwrap().form, Form::Partial);
         assert!(negotiated("application/yaml").unwrap().yaml);
         assert_eq!(negotiated("text/html").unwrap_err().reason(), Reason::NotAcceptable);
-        assert_eq!(negotiated("application/vnd.kubernetes.protobuf").unwrap_err().reason(), Reason::NotAcceptable);
+        assert_eq!(
+            negotiated("application/vnd.kubernetes.protobuf").unwrap_err().reason(),
+            Reason::NotAcceptable
+        );
     }
 }

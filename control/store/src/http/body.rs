@@ -22,9 +22,10 @@ pub(crate) async fn read(body: hyper::body::Incoming) -> Result<Bytes> {
     let collected = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await;
     match collected {
         Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(Error::new(Reason::RequestEntityTooLarge, format!("Request entity too large: limit is {MAX_BODY}")))
-        }
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(Error::new(
+            Reason::RequestEntityTooLarge,
+            format!("Request entity too large: limit is {MAX_BODY}"),
+        )),
         Ok(Err(error)) => Err(Error::bad_request(format!("the body of the request broke off: {error}"))),
         Err(_) => Err(Error::new(Reason::Timeout, "the body of the request did not arrive in time")),
     }
@@ -56,14 +57,17 @@ pub(crate) fn document(headers: &HeaderMap, bytes: &[u8], kind: &KindDef) -> Res
             let types = "application/json, application/yaml";
             return Err(Error::new(
                 Reason::UnsupportedMediaType,
-                format!("the body of the request was in an unknown format - accepted media types include: {types}"),
+                format!(
+                    "the body of the request was in an unknown format - accepted media types include: {types}"
+                ),
             ));
         }
     };
     let value: Value = if yaml {
         serde_yaml_ng::from_slice(bytes).map_err(|error| unrecognized(&error.to_string(), &excerpt(bytes)))?
     } else {
-        serde_json::from_slice(bytes).map_err(|error| unrecognized(&syntax(bytes, &error), &excerpt(bytes)))?
+        serde_json::from_slice(bytes)
+            .map_err(|error| unrecognized(&syntax(bytes, &error), &excerpt(bytes)))?
     };
     if !value.is_object() {
         let target = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
@@ -105,7 +109,9 @@ pub(crate) fn check_type(value: &Value, kind: &KindDef) -> Result<()> {
     let why = if api_version == expected && name != kind.kind {
         format!("converting ({version}.{name}) to ({}.{}): unknown conversion", package(kind), kind.kind)
     } else {
-        format!("no kind {name:?} is registered for version {api_version:?} in scheme \"pkg/runtime/scheme.go:110\"")
+        format!(
+            "no kind {name:?} is registered for version {api_version:?} in scheme \"pkg/runtime/scheme.go:110\""
+        )
     };
     Err(Error::bad_request(format!(
         "{name} in version {version:?} cannot be handled as a {}: {why}",
@@ -124,7 +130,8 @@ pub(crate) fn syntax(bytes: &[u8], error: &serde_json::Error) -> String {
         Category::Eof => "unexpected end of JSON input".to_owned(),
         Category::Syntax => {
             let at = offset(bytes, error);
-            let bad = std::str::from_utf8(&bytes[at.min(bytes.len())..]).ok().and_then(|rest| rest.chars().next());
+            let bad =
+                std::str::from_utf8(&bytes[at.min(bytes.len())..]).ok().and_then(|rest| rest.chars().next());
             let what = error.to_string();
             match bad {
                 Some(bad) if what.starts_with("expected value") => {

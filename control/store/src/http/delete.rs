@@ -24,7 +24,9 @@ pub(super) fn options(call: &Call, bytes: &[u8]) -> Result<DeleteOptions> {
     if dry_run.iter().any(|one| *one != "All") {
         causes.push(FieldError::not_supported("dryRun", &json!(dry_run), &["All"]));
     }
-    let orphan = body["orphanDependents"].as_bool().or_else(|| call.query.get("orphanDependents").map(|one| one == "true"));
+    let orphan = body["orphanDependents"]
+        .as_bool()
+        .or_else(|| call.query.get("orphanDependents").map(|one| one == "true"));
     let propagation = match (text("propagationPolicy").as_deref(), orphan) {
         (Some(_), Some(_)) => {
             let why = "orphanDependents and deletionPropagation cannot be both set";
@@ -49,7 +51,9 @@ pub(super) fn options(call: &Call, bytes: &[u8]) -> Result<DeleteOptions> {
         dry_run: !dry_run.is_empty(),
         uid: precondition("uid"),
         resource_version: precondition("resourceVersion"),
-        grace_period_seconds: body["gracePeriodSeconds"].as_i64().or(objects::number(call, "gracePeriodSeconds")?),
+        grace_period_seconds: body["gracePeriodSeconds"]
+            .as_i64()
+            .or(objects::number(call, "gracePeriodSeconds")?),
         propagation,
     })
 }

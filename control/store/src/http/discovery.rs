@@ -33,13 +33,16 @@ pub(super) fn answer(face: &Face, request: &Request<Incoming>, path: &str) -> Re
             let groups: Vec<Value> = registry.groups().iter().map(|group| api_group(group)).collect();
             Some(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
         }
-        (Some("apis"), Some(group), None, _) => registry.groups().iter().find(|one| one.name == group).map(|one| {
-            let mut document = json!({"kind": "APIGroup", "apiVersion": "v1"});
-            if let (Some(document), Value::Object(mut rest)) = (document.as_object_mut(), api_group(one)) {
-                document.append(&mut rest);
-            }
-            document
-        }),
+        (Some("apis"), Some(group), None, _) => {
+            registry.groups().iter().find(|one| one.name == group).map(|one| {
+                let mut document = json!({"kind": "APIGroup", "apiVersion": "v1"});
+                if let (Some(document), Value::Object(mut rest)) = (document.as_object_mut(), api_group(one))
+                {
+                    document.append(&mut rest);
+                }
+                document
+            })
+        }
         (Some("apis"), Some(group), Some(version), None) => resources(registry, group, version),
         _ => return Ok(None),
     };
@@ -105,7 +108,10 @@ fn legacy(kind: &Arc<KindDef>) -> Vec<Value> {
 }
 
 /// Name, (group, version, kind) of the body, and verbs of a subresource.
-fn parts<'a>(kind: &KindDef, subresource: &'a Subresource) -> (&'a str, (String, String, String), &'a [&'static str]) {
+fn parts<'a>(
+    kind: &KindDef,
+    subresource: &'a Subresource,
+) -> (&'a str, (String, String, String), &'a [&'static str]) {
     let own = || (kind.group.clone(), kind.version.clone(), kind.kind.clone());
     match subresource {
         Subresource::Status => ("status", own(), STATUS_VERBS),
@@ -138,7 +144,11 @@ fn aggregate(registry: &Registry, core: bool) -> Response {
                     json!({"version": version, "resources": resources, "freshness": "Current"})
                 })
                 .collect();
-            let metadata = if core { json!({"creationTimestamp": null}) } else { json!({"name": group, "creationTimestamp": null}) };
+            let metadata = if core {
+                json!({"creationTimestamp": null})
+            } else {
+                json!({"name": group, "creationTimestamp": null})
+            };
             json!({"metadata": metadata, "versions": versions})
         })
         .collect();
@@ -151,9 +161,7 @@ fn aggregate(registry: &Registry, core: bool) -> Response {
 }
 
 fn resource(kind: &KindDef) -> Value {
-    let type_of = |(group, version, kind): &(String, String, String)| {
-        json!({"group": group, "version": version, "kind": kind})
-    };
+    let type_of = |(group, version, kind): &(String, String, String)| json!({"group": group, "version": version, "kind": kind});
     let mut resource = json!({
         "resource": kind.plural,
         "responseKind": type_of(&(kind.group.clone(), kind.version.clone(), kind.kind.clone())),

@@ -59,7 +59,10 @@ impl<'de> Visitor<'de> for Walk<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
         let mut index = 0;
-        while items.next_element_seed(Walk { path: format!("{}[{index}]", self.path), found: self.found })?.is_some() {
+        while items
+            .next_element_seed(Walk { path: format!("{}[{index}]", self.path), found: self.found })?
+            .is_some()
+        {
             index += 1;
         }
         Ok(())

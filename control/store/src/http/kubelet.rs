@@ -54,15 +54,25 @@ struct Address {
 fn address(node: &Value) -> Option<Address> {
     let addresses = node["status"]["addresses"].as_array();
     let of_type = |wanted: &str| {
-        addresses.into_iter().flatten().find(|one| one["type"] == wanted).and_then(|one| one["address"].as_str())
+        addresses
+            .into_iter()
+            .flatten()
+            .find(|one| one["type"] == wanted)
+            .and_then(|one| one["address"].as_str())
     };
     let host = of_type("InternalIP").or_else(|| of_type("ExternalIP")).or_else(|| of_type("Hostname"))?;
-    let port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().filter(|port| *port != 0);
+    let port =
+        node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().filter(|port| *port != 0);
     Some(Address { host: host.to_owned(), port: port.unwrap_or(KUBELET_PORT) })
 }
 
 /// Answers a request for a subresource that a kubelet serves. The room is held as long as bytes flow.
-pub(super) async fn answer(face: &Arc<Face>, call: Call, request: Request<Incoming>, room: Room) -> Result<Response> {
+pub(super) async fn answer(
+    face: &Arc<Face>,
+    call: Call,
+    request: Request<Incoming>,
+    room: Room,
+) -> Result<Response> {
     let object = face.store.get(&call.kind, call.namespace(), &call.target.name).await?;
     let (node, path) = match call.target.subresource.as_str() {
         "proxy" => (call.target.name.clone(), proxied(&call, request.uri())),
@@ -71,7 +81,9 @@ pub(super) async fn answer(face: &Arc<Face>, call: Call, request: Request<Incomi
     let kind = face.store.registry().find("", "v1", "nodes").ok_or_else(super::route::unknown_resource)?;
     let node_object = face.store.get(&kind, "", &node).await?;
     let unreachable = |why: &dyn std::fmt::Display| {
-        Error::internal(format_args!("error dialing the kubelet of node {node:?}: {why}; is the node connected?"))
+        Error::internal(format_args!(
+            "error dialing the kubelet of node {node:?}: {why}; is the node connected?"
+        ))
     };
     let address = address(&node_object).ok_or_else(|| unreachable(&"it has no address in its status"))?;
     let connected = tokio::time::timeout(CONNECT, connect(&face.kubelet, &address)).await;
@@ -114,7 +126,8 @@ async fn connect(
 ) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
     let host = address.host.trim_matches(['[', ']']).to_owned();
     let port = u16::try_from(address.port).map_err(|_| std::io::Error::other("its port is out of range"))?;
-    let name = ServerName::try_from(host.clone()).map_err(|_| std::io::Error::other("its address is malformed"))?;
+    let name =
+        ServerName::try_from(host.clone()).map_err(|_| std::io::Error::other("its address is malformed"))?;
     let stream = TcpStream::connect((host.as_str(), port)).await?;
     stream.set_nodelay(true)?;
     client.connector.connect(name, stream).await
@@ -210,7 +223,9 @@ fn container(pod: &Value, asked: Option<&str>) -> Result<String> {
             Ok(asked.to_owned())
         }
         Some(asked) => Err(Error::bad_request(format!("container {asked} is not valid for pod {name}"))),
-        None if containers.len() == 1 && init.is_empty() && ephemeral.is_empty() => Ok(containers[0].to_owned()),
+        None if containers.len() == 1 && init.is_empty() && ephemeral.is_empty() => {
+            Ok(containers[0].to_owned())
+        }
         None => {
             let mut message = format!(
                 "a container name must be specified for pod {name}, choose one of: [{}]",
@@ -230,8 +245,15 @@ fn container(pod: &Value, asked: Option<&str>) -> Result<String> {
 /// Path and query by which the kubelet knows what the client asks of a pod.
 fn pod_path(pod: &Value, call: &Call) -> Result<String> {
     const LOG: [&str; 9] = [
-        "follow", "previous", "sinceSeconds", "sinceTime", "timestamps", "tailLines", "limitBytes",
-        "insecureSkipTLSVerifyBackend", "stream",
+        "follow",
+        "previous",
+        "sinceSeconds",
+        "sinceTime",
+        "timestamps",
+        "tailLines",
+        "limitBytes",
+        "insecureSkipTLSVerifyBackend",
+        "stream",
     ];
     let query = &call.query;
     let (namespace, name) = (encode(call.namespace()), encode(&call.target.name));
@@ -258,10 +280,14 @@ fn log_options(query: &Query) -> Result<()> {
     let numbers = ["sinceSeconds", "tailLines", "limitBytes"];
     for name in numbers {
         let Some(text) = query.get(name) else { continue };
-        let number: i64 =
-            text.parse().map_err(|_| Error::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))?;
+        let number: i64 = text
+            .parse()
+            .map_err(|_| Error::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))?;
         if number < i64::from(name != "tailLines") {
-            let message = format!("PodLogOptions is invalid: {name}: Invalid value: {number}: must be greater than or equal to {}", i64::from(name != "tailLines"));
+            let message = format!(
+                "PodLogOptions is invalid: {name}: Invalid value: {number}: must be greater than or equal to {}",
+                i64::from(name != "tailLines")
+            );
             return Err(Error::new(Reason::Invalid, message));
         }
     }
@@ -318,7 +344,9 @@ mod tests {
 
     #[test]
     fn streams_by_the_kubelets_names() {
-        let query = Query::parse(Some("stdin=true&stdout=1&stderr=false&tty=true&command=sh&command=-c&command=a%20b"));
+        let query = Query::parse(Some(
+            "stdin=true&stdout=1&stderr=false&tty=true&command=sh&command=-c&command=a%20b",
+        ));
         assert_eq!(streams(&query), "input=1&output=1&tty=1&command=sh&command=-c&command=a%20b");
     }
 }

@@ -37,7 +37,9 @@ struct Share {
 }
 
 /// Room held; dropping it gives it back.
-pub(crate) struct Room(#[expect(dead_code, reason = "held for what its drop does")] [OwnedSemaphorePermit; 2]);
+pub(crate) struct Room(
+    #[expect(dead_code, reason = "held for what its drop does")] [OwnedSemaphorePermit; 2],
+);
 
 impl Default for Limits {
     fn default() -> Self {
@@ -74,7 +76,8 @@ impl Limits {
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
         if users.len() >= REMEMBERED && !users.contains_key(user) {
             users.retain(|_, share| {
-                share.short.available_permits() < SHORT_PER_USER || share.long.available_permits() < LONG_PER_USER
+                share.short.available_permits() < SHORT_PER_USER
+                    || share.long.available_permits() < LONG_PER_USER
             });
         }
         let fresh = || Share {

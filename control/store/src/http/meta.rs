@@ -69,8 +69,16 @@ fn paths(face: &Face) -> Value {
         paths.push(format!("/apis/{}", group.name));
         paths.extend(group.versions.iter().map(|version| format!("/apis/{}/{version}", group.name)));
     }
-    for path in ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]
-    {
+    for path in [
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openid/v1/jwks",
+        "/readyz",
+        "/version",
+    ] {
         paths.push(path.to_owned());
     }
     json!({"paths": paths})
@@ -102,12 +110,15 @@ fn metrics(face: &Face) -> Response {
     let mut text = Vec::new();
     match TextEncoder::new().encode(&face.metrics.registry.gather(), &mut text) {
         Ok(()) => respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),
-        Err(error) => respond(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("cannot encode metrics: {error}\n")),
+        Err(error) => {
+            respond(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("cannot encode metrics: {error}\n"))
+        }
     }
 }
 
 fn jwks(face: &Face) -> Response {
-    let mut response = respond(StatusCode::OK, "application/jwk-set+json", face.access.signer().key_set().to_string());
+    let mut response =
+        respond(StatusCode::OK, "application/jwk-set+json", face.access.signer().key_set().to_string());
     response.headers_mut().insert("cache-control", HeaderValue::from_static("public, max-age=3600"));
     response
 }

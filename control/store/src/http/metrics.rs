@@ -18,7 +18,10 @@ impl Metrics {
     pub(crate) fn new(registry: &Registry) -> prometheus::Result<Self> {
         let metrics = Self {
             requests: IntCounterVec::new(
-                Opts::new("edgeloom_api_requests_total", "Requests answered, by verb, resource and status code."),
+                Opts::new(
+                    "edgeloom_api_requests_total",
+                    "Requests answered, by verb, resource and status code.",
+                ),
                 &["verb", "resource", "code"],
             )?,
             duration: HistogramVec::new(

@@ -116,7 +116,8 @@ impl Call {
         if let Some(manager) = self.query.get("fieldManager") {
             return manager.to_owned();
         }
-        let agent = self.headers.get(http::header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or("");
+        let agent =
+            self.headers.get(http::header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or("");
         let program = agent.split('/').next().unwrap_or("");
         if program.is_empty() { "unknown".to_owned() } else { program.chars().take(LONGEST).collect() }
     }

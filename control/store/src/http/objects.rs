@@ -142,9 +142,9 @@ pub(super) fn scope(call: &Call) -> Option<String> {
 /// A number of the query.
 pub(super) fn number(call: &Call, name: &str) -> Result<Option<i64>> {
     let Some(text) = call.query.get(name) else { return Ok(None) };
-    let parsed = text.parse().map_err(|_| {
-        Error::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
-    });
+    let parsed = text
+        .parse()
+        .map_err(|_| Error::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")));
     parsed.map(Some)
 }
 

@@ -53,7 +53,9 @@ impl Patch {
         match self {
             Self::Json(patch) => patch::json::apply(&mut document, patch)?,
             Self::Merge(patch) => patch::merge::apply(&mut document, patch),
-            Self::Strategic(patch) => patch::strategic::apply(&mut document, patch.clone(), kind.schema.root())?,
+            Self::Strategic(patch) => {
+                patch::strategic::apply(&mut document, patch.clone(), kind.schema.root())?
+            }
         }
         Ok(document)
     }
@@ -174,9 +176,8 @@ fn configuration(call: &Call, bytes: &[u8], strictness: Strictness) -> Result<De
         }
         Some(_) => {}
     }
-    let decoded = schema::decode(&call.kind, value, &[], Strictness::Strict).map_err(|error| {
-        if strictness == Strictness::Strict { error } else { undeclared(call, error) }
-    });
+    let decoded = schema::decode(&call.kind, value, &[], Strictness::Strict)
+        .map_err(|error| if strictness == Strictness::Strict { error } else { undeclared(call, error) });
     match decoded {
         Ok(mut decoded) => {
             author(call, &mut decoded.object);
@@ -189,7 +190,9 @@ fn configuration(call: &Call, bytes: &[u8], strictness: Strictness) -> Result<De
 /// Fields outside the schema cannot be owned, so apply refuses them whatever `fieldValidation` says.
 fn undeclared(call: &Call, error: Error) -> Error {
     let message = error.to_string();
-    let Some((_, fields)) = message.split_once("strict decoding error: unknown field \"") else { return error };
+    let Some((_, fields)) = message.split_once("strict decoding error: unknown field \"") else {
+        return error;
+    };
     let field = fields.split('"').next().unwrap_or(fields);
     Error::internal_plain(format!(
         "failed to create typed patch object ({}/{}; {}, Kind={}): .{field}: field not declared in schema",

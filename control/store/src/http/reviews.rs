@@ -64,7 +64,12 @@ fn subject(call: &Call, spec: &Value) -> Result<User> {
     let name = spec["user"].as_str().unwrap_or("");
     let groups = strings(&spec["groups"]);
     if name.is_empty() && groups.is_empty() {
-        return Err(invalid(call, "spec.user", &json!(""), "at least one of user or group must be specified"));
+        return Err(invalid(
+            call,
+            "spec.user",
+            &json!(""),
+            "at least one of user or group must be specified",
+        ));
     }
     Ok(User { name: name.to_owned(), groups, ..User::default() })
 }

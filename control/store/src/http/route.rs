@@ -11,7 +11,9 @@ use super::access::Peer;
 use super::answer::{Response, Wanted, refuse};
 use super::query::Query;
 use super::target::Target;
-use super::{Call, Face, delete, discovery, kubelet, meta, objects, patching, reviews, subresources, watching, write};
+use super::{
+    Call, Face, delete, discovery, kubelet, meta, objects, patching, reviews, subresources, watching, write,
+};
 use crate::auth::Attributes;
 use crate::error::{Error, Reason, Result};
 use crate::kinds::{KindDef, Subresource};
@@ -24,9 +26,9 @@ pub(crate) async fn answer(face: Arc<Face>, request: Request<Incoming>, peer: Pe
     let plain = Wanted::negotiate(request.headers(), &query).unwrap_or_else(|_| Wanted::plain(&query));
     let long = target.as_ref().is_some_and(Target::is_long_running);
     let verb = target.as_ref().map_or("other", |target| target.verb);
-    let known = target.as_ref().is_some_and(|one| {
-        face.store.registry().find(&one.group, &one.version, &one.resource).is_some()
-    });
+    let known = target
+        .as_ref()
+        .is_some_and(|one| face.store.registry().find(&one.group, &one.version, &one.resource).is_some());
     let resource = target.as_ref().filter(|_| known).map_or(String::new(), |target| target.resource.clone());
     let response = match respond(&face, request, peer, query, target).await {
         Ok(response) => response,
@@ -99,13 +101,18 @@ async fn dispatch(face: &Face, call: Call, bytes: &[u8]) -> Result<Response> {
         return subresources::answer(face, &call, bytes).await;
     }
     // POST goes to a collection; PUT, PATCH and DELETE of one object need its name.
-    if !call.kind.allows(call.target.verb) || (call.target.verb == "create") != call.target.name.is_empty() && call.target.verb == "create" {
+    if !call.kind.allows(call.target.verb)
+        || (call.target.verb == "create") != call.target.name.is_empty() && call.target.verb == "create"
+    {
         return Err(method_not_allowed());
     }
     if call.kind.is_virtual {
         return reviews::answer(face, &call, bytes).await;
     }
-    if call.kind.namespaced && call.target.namespace.is_empty() && !matches!(call.target.verb, "list" | "deletecollection") {
+    if call.kind.namespaced
+        && call.target.namespace.is_empty()
+        && !matches!(call.target.verb, "list" | "deletecollection")
+    {
         return Err(if call.target.verb == "create" { method_not_allowed() } else { unknown_resource() });
     }
     match call.target.verb {
@@ -159,7 +166,10 @@ mod tests {
             ..Target::default()
         };
         assert!(subresource(&pods, &asked("status", "patch")).is_ok());
-        assert_eq!(subresource(&pods, &asked("status", "delete")).unwrap_err().reason(), Reason::MethodNotAllowed);
+        assert_eq!(
+            subresource(&pods, &asked("status", "delete")).unwrap_err().reason(),
+            Reason::MethodNotAllowed
+        );
         assert_eq!(subresource(&pods, &asked("nonsense", "get")).unwrap_err().reason(), Reason::NotFound);
     }
 }

@@ -39,7 +39,8 @@ pub(super) async fn answer(face: &Face, call: &Call, bytes: &[u8]) -> Result<Res
 
 fn success(call: &Call, code: StatusCode) -> Result<Response> {
     let wanted = Wanted::negotiate(&call.headers, &call.query)?;
-    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+    let status =
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok(wanted.respond(code, &status))
 }
 
@@ -130,7 +131,8 @@ fn scaled(call: &Call, object: &Value, old: &Value, new: &Value, paths: &ScalePa
         })?,
     };
     if replicas < 0 {
-        let cause = FieldError::invalid("spec.replicas", &json!(replicas), "must be greater than or equal to 0");
+        let cause =
+            FieldError::invalid("spec.replicas", &json!(replicas), "must be greater than or equal to 0");
         return Err(Error::new(Reason::Invalid, format!("Scale.autoscaling {name:?} is invalid: {cause}"))
             .about_resource("autoscaling", "Scale", name)
             .with_causes(vec![cause]));
@@ -173,7 +175,8 @@ async fn bind(face: &Face, call: &Call, bytes: &[u8]) -> Result<Response> {
             pod["metadata"]["annotations"][key] = value.clone();
         }
         let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        let mut kept: Vec<Value> = conditions.into_iter().filter(|one| one["type"] != "PodScheduled").collect();
+        let mut kept: Vec<Value> =
+            conditions.into_iter().filter(|one| one["type"] != "PodScheduled").collect();
         kept.push(json!({
             "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": rfc3339(call.now),
         }));
@@ -244,7 +247,8 @@ async fn token(face: &Face, call: &Call, bytes: &[u8]) -> Result<Response> {
         nbf: now,
         sub: format!("system:serviceaccount:{namespace}:{name}"),
     };
-    let token = face.access.signer().sign(&claims).ok_or_else(|| Error::internal("the token could not be signed"))?;
+    let token =
+        face.access.signer().sign(&claims).ok_or_else(|| Error::internal("the token could not be signed"))?;
     request["kind"] = json!("TokenRequest");
     request["apiVersion"] = json!("authentication.k8s.io/v1");
     request["metadata"] =
@@ -257,16 +261,23 @@ async fn token(face: &Face, call: &Call, bytes: &[u8]) -> Result<Response> {
 }
 
 /// The pod or secret that a token is to end with, if one is asked for.
-async fn bound_to(face: &Face, call: &Call, wanted: &Value) -> Result<(Option<Reference>, Option<Reference>)> {
+async fn bound_to(
+    face: &Face,
+    call: &Call,
+    wanted: &Value,
+) -> Result<(Option<Reference>, Option<Reference>)> {
     let Some(kind) = wanted["kind"].as_str() else { return Ok((None, None)) };
     let plural = match kind {
         "Pod" => "pods",
         "Secret" => "secrets",
         other => {
-            return Err(Error::bad_request(format!("cannot bind token to object of type {other}: bind it to a Pod or a Secret")));
+            return Err(Error::bad_request(format!(
+                "cannot bind token to object of type {other}: bind it to a Pod or a Secret"
+            )));
         }
     };
-    let definition = face.store.registry().find("", "v1", plural).ok_or_else(super::route::unknown_resource)?;
+    let definition =
+        face.store.registry().find("", "v1", plural).ok_or_else(super::route::unknown_resource)?;
     let name = wanted["name"].as_str().unwrap_or("");
     let object = face.store.get(&definition, call.namespace(), name).await?;
     let (_, _, uid) = identity(&object);

@@ -62,7 +62,8 @@ impl Target {
         };
         // A list of one name is authorised as that name.
         if matches!(verb, "list" | "watch" | "deletecollection")
-            && let Some(name) = query.get("fieldSelector").and_then(|fields| fields.strip_prefix("metadata.name="))
+            && let Some(name) =
+                query.get("fieldSelector").and_then(|fields| fields.strip_prefix("metadata.name="))
             && !name.contains(',')
         {
             name.clone_into(&mut self.name);

@@ -47,7 +47,8 @@ pub(super) async fn answer(face: &Arc<Face>, call: &Call, room: Room) -> Result<
     };
     let watch = face.store.watch(&call.kind, options).await?;
     let (sender, receiver) = mpsc::channel(QUEUE);
-    let pump = Pump { watch, sender, form: wanted.form, include, headers: true, deadline: Instant::now() + life };
+    let pump =
+        Pump { watch, sender, form: wanted.form, include, headers: true, deadline: Instant::now() + life };
     let face_of_task = face.clone();
     face.metrics.watches.inc();
     face.tasks.spawn(async move {
@@ -74,13 +75,19 @@ fn options(call: &Call) -> Result<WatchOptions> {
     let matched = call.query.get("resourceVersionMatch");
     let forbidden = |field: &str, why: &str| Err(objects::invalid_options(FieldError::forbidden(field, why)));
     if send_initial_events && matched.is_none() {
-        return forbidden("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+        return forbidden(
+            "resourceVersionMatch",
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        );
     }
     if send_initial_events && !bookmarks {
         return forbidden("sendInitialEvents", "sendInitialEvents requires allowWatchBookmarks");
     }
     if matched.is_some() && call.query.get("sendInitialEvents").is_none() {
-        return forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+        return forbidden(
+            "resourceVersionMatch",
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        );
     }
     Ok(WatchOptions {
         namespace: objects::scope(call),

@@ -80,7 +80,9 @@ pub(super) async fn create(face: &Face, call: &Call, bytes: &[u8]) -> Result<Res
 
 /// A signing request says who made it: the server does, not its author.
 pub(super) fn author(call: &Call, object: &mut Value) {
-    if (call.kind.group.as_str(), call.kind.kind.as_str()) != ("certificates.k8s.io", "CertificateSigningRequest") {
+    if (call.kind.group.as_str(), call.kind.kind.as_str())
+        != ("certificates.k8s.io", "CertificateSigningRequest")
+    {
         return;
     }
     let Some(spec) = object["spec"].as_object_mut() else { return };

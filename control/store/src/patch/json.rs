@@ -47,7 +47,11 @@ fn lenient(document: &Value, operation: &PatchOperation, copied: &mut usize) -> 
         }
         PatchOperation::Copy(copy) => {
             let Some(source) = document.pointer(copy.from.as_str()) else {
-                return if may_add(document, &copy.from) { Ok(add(&copy.path, Value::Null)) } else { Err(rejected()) };
+                return if may_add(document, &copy.from) {
+                    Ok(add(&copy.path, Value::Null))
+                } else {
+                    Err(rejected())
+                };
             };
             *copied += source.to_string().len();
             if *copied > MAX_COPIED {

@@ -283,7 +283,8 @@ mod tests {
     #[test]
     fn lists_merge_by_key_and_new_items_come_first() {
         let old = pod(json!([{"name": "a", "image": "1"}, {"name": "b", "image": "1"}]));
-        let merged = patched(old, pod(json!([{"name": "c", "image": "3"}, {"name": "b", "image": "2"}]))).unwrap();
+        let merged =
+            patched(old, pod(json!([{"name": "c", "image": "3"}, {"name": "b", "image": "2"}]))).unwrap();
         let expected =
             json!([{"name": "a", "image": "1"}, {"name": "c", "image": "3"}, {"name": "b", "image": "2"}]);
         assert_eq!(merged["spec"]["containers"].as_array().unwrap().len(), 3);
@@ -337,7 +338,10 @@ mod tests {
     fn null_removes_and_leaves_no_trace_in_new_maps() {
         let old = json!({"metadata": {"labels": {"a": "1"}}});
         let patch = json!({"metadata": {"labels": {"a": null}, "annotations": {"b": null, "c": "d"}}});
-        assert_eq!(patched(old, patch).unwrap(), json!({"metadata": {"labels": {}, "annotations": {"c": "d"}}}));
+        assert_eq!(
+            patched(old, patch).unwrap(),
+            json!({"metadata": {"labels": {}, "annotations": {"c": "d"}}})
+        );
     }
 
     #[test]

@@ -129,7 +129,9 @@ async fn put(store: &Store, object: &Value) -> Result<()> {
     let name = object["metadata"]["name"].as_str().unwrap_or("");
     let change = |old: &Value| {
         let mut new = old.clone();
-        for (field, value) in object.as_object().into_iter().flatten().filter(|(field, _)| *field != "metadata") {
+        for (field, value) in
+            object.as_object().into_iter().flatten().filter(|(field, _)| *field != "metadata")
+        {
             new[field] = value.clone();
         }
         Ok(new)

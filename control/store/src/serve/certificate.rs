@@ -31,7 +31,12 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    pub(super) fn new(config: &ServerConfig, listen: IpAddr, authority: Arc<Authority>, dir: PathBuf) -> Self {
+    pub(super) fn new(
+        config: &ServerConfig,
+        listen: IpAddr,
+        authority: Arc<Authority>,
+        dir: PathBuf,
+    ) -> Self {
         let service = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"];
         let mut names: Vec<String> = service.iter().map(|name| (*name).to_owned()).collect();
         names.push(format!("kubernetes.default.svc.{}", config.cluster_domain));
@@ -39,7 +44,8 @@ impl Serving {
         let services = config.service_cidrs.iter().map(|range| first_address(range.network()));
         let loopback = ["127.0.0.1", "::1"].iter().filter_map(|text| text.parse().ok());
         let addresses = services.chain(loopback).chain(config.advertise.iter().copied()).chain([listen]);
-        names.extend(addresses.filter(|address| !address.is_unspecified()).map(|address| address.to_string()));
+        names
+            .extend(addresses.filter(|address| !address.is_unspecified()).map(|address| address.to_string()));
         names.sort();
         names.dedup();
         Self { authority, dir, names }

@@ -111,7 +111,8 @@ impl ApiServer {
             .await
             .map_err(|source| ServeError::Listen { address: config.listen, source })?;
         let address = tcp.local_addr().map_err(data_dir)?;
-        let advertised = SocketAddr::new(config.advertise.first().copied().unwrap_or(address.ip()), address.port());
+        let advertised =
+            SocketAddr::new(config.advertise.first().copied().unwrap_or(address.ip()), address.port());
 
         let serving = Serving::new(&config, address.ip(), authority.clone(), pki);
         let clients = certificate::roots(authority.certificate_pem())?;

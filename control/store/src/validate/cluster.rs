@@ -28,7 +28,8 @@ pub(crate) fn node(new: &Value, old: Option<&Value>, errors: &mut Errors) {
     }
     let mut seen = Vec::new();
     for (index, taint) in items(&spec["taints"]).enumerate() {
-        let path = format!("spec.taints[{index}]");
+        // The real server names the metadata, too.
+        let path = format!("metadata.taints[{index}]");
         refuse(errors, &format!("{path}.key"), &taint["key"], qualified_name(text(taint, "key")));
         let effects = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
         super::one_of(errors, &format!("{path}.effect"), &taint["effect"], &effects);

@@ -80,12 +80,13 @@ fn owners(owners: &Value, errors: &mut Errors) {
 
 fn finalizers(finalizers: &Value, errors: &mut Errors) {
     let standard = ["orphan", "foregroundDeletion"];
-    for finalizer in super::items(finalizers) {
+    for (index, finalizer) in super::items(finalizers).enumerate() {
+        let path = format!("metadata.finalizers[{index}]");
         let name = finalizer.as_str().unwrap_or("");
-        refuse(errors, "metadata.finalizers", finalizer, qualified_name(name));
+        refuse(errors, &path, finalizer, qualified_name(name));
         if !name.contains('/') && !standard.contains(&name) && name.split('.').count() < 2 {
             let detail = "name is neither a standard finalizer name nor is it fully qualified";
-            errors.push(FieldError::invalid("metadata.finalizers", finalizer, detail));
+            errors.push(FieldError::invalid(path, finalizer, detail));
         }
     }
     let has = |wanted: &str| super::items(finalizers).any(|one| one == wanted);

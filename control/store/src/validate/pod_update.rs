@@ -10,8 +10,8 @@ const FORBIDDEN: &str = "pod updates may not change fields other than \
      additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was \
      previously negative)";
 
-/// Checks a change of a Pod: only images, tolerations (more of them) and the deadline; the node once, and
-/// resources through `/resize`.
+/// Checks a change of a Pod: only images, tolerations (more of them) and the deadline. The node
+/// is set by `/binding`, resources by `/resize`.
 pub(super) fn check(new: &Value, old: &Value, errors: &mut Errors) {
     for list in ["containers", "initContainers"] {
         for (index, container) in items(&new["spec"][list]).enumerate() {
@@ -31,13 +31,13 @@ pub(super) fn check(new: &Value, old: &Value, errors: &mut Errors) {
         let detail = "existing toleration can not be modified except its tolerationSeconds";
         errors.push(FieldError::forbidden("spec.tolerations", detail));
     }
-    if comparable(new, old) != comparable(old, old) {
+    if comparable(new) != comparable(old) {
         errors.push(FieldError::forbidden("spec", FORBIDDEN));
     }
 }
 
 /// The spec without what may change.
-fn comparable(pod: &Value, old: &Value) -> Value {
+fn comparable(pod: &Value) -> Value {
     let mut spec = pod["spec"].clone();
     for list in ["containers", "initContainers"] {
         for container in spec[list].as_array_mut().into_iter().flatten() {
@@ -45,13 +45,9 @@ fn comparable(pod: &Value, old: &Value) -> Value {
             container["resources"] = json!({});
         }
     }
-    let bound_before = old["spec"]["nodeName"].as_str().is_some_and(|node| !node.is_empty());
     if let Some(fields) = spec.as_object_mut() {
         for field in ["tolerations", "activeDeadlineSeconds", "ephemeralContainers", "schedulingGates"] {
             fields.shift_remove(field);
-        }
-        if !bound_before {
-            fields.shift_remove("nodeName");
         }
         fields.retain(|_, value| !value.is_null());
     }
@@ -74,7 +70,7 @@ mod tests {
         };
         assert_eq!(faults(|pod| pod["spec"]["containers"][0]["image"] = json!("b")), 0);
         assert_eq!(faults(|pod| pod["spec"]["tolerations"] = json!([{"key": "x"}, {"key": "y"}])), 0);
-        assert_eq!(faults(|pod| pod["spec"]["nodeName"] = json!("n")), 0);
+        assert_eq!(faults(|pod| pod["spec"]["nodeName"] = json!("n")), 1);
         assert_eq!(faults(|pod| pod["spec"]["tolerations"] = json!([])), 1);
         assert_eq!(faults(|pod| pod["spec"]["dnsPolicy"] = json!("Default")), 1);
         assert_eq!(faults(|pod| pod["spec"]["containers"] = json!([])), 1);
