@@ -11,6 +11,7 @@
 //! the state before each, from which watches resume and lists of a past version are answered.
 
 mod feed;
+mod metrics;
 mod options;
 mod prepare;
 mod read;
@@ -66,6 +67,7 @@ impl Store {
             connection,
             feed: feed.clone(),
             history: config.history,
+            metrics: metrics::Metrics::new(config.metrics.as_ref())?,
             kinds_changed: Box::new(move |connection| load_custom_kinds(connection, &for_kinds)),
         };
         let (writer, thread) = writer::Writer::start(setup)?;

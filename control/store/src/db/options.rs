@@ -18,6 +18,8 @@ pub struct StoreConfig {
     pub service_cidrs: Vec<IpNet>,
     /// How many past changes a watch can still be resumed over.
     pub history: u64,
+    /// Where the figures of the database are registered.
+    pub metrics: Option<prometheus::Registry>,
 }
 
 impl StoreConfig {
@@ -28,6 +30,7 @@ impl StoreConfig {
             path: path.into(),
             service_cidrs: service_cidrs.iter().filter_map(|text| text.parse().ok()).collect(),
             history: 16_384,
+            metrics: None,
         }
     }
 }

@@ -8,6 +8,7 @@ use time::{Duration, OffsetDateTime};
 use tokio::sync::{mpsc, oneshot};
 
 use super::feed::Feed;
+use super::metrics::Metrics;
 use super::prepare::timestamp;
 use super::sqlite;
 use super::txn::Txn;
@@ -62,6 +63,7 @@ pub(super) struct Setup {
     pub(super) connection: Connection,
     pub(super) feed: Feed,
     pub(super) history: u64,
+    pub(super) metrics: Metrics,
     /// Called after a commit that changed the set of kinds, before anybody is answered.
     pub(super) kinds_changed: KindsChanged,
 }
@@ -102,9 +104,14 @@ fn serve(setup: &Setup, mut inbox: mpsc::Receiver<Box<dyn Work>>, mut version: u
             batch.push(next);
         }
         commits += 1;
+        setup.metrics.writes.inc_by(batch.len() as u64);
+        let started = setup.metrics.commit.start_timer();
         let outcome = transact(setup, &mut batch, version, commits % COMPACT_EVERY == 0);
+        started.observe_duration();
         let outcome = outcome.map(|new_version| version = new_version);
+        setup.metrics.version.set(version.cast_signed());
         if let Err(error) = &outcome {
+            setup.metrics.failed.inc();
             tracing::error!(%error, "a batch of writes failed: check the disk under the object database");
         }
         for work in batch {

@@ -1,7 +1,7 @@
 //! The fields of every kind, as data: which there are, of which type, and how lists and maps merge.
 //!
-//! Built-in kinds take names and types from `k8s-openapi` at first use ([`builtin`]); what its types do
-//! not say (patch strategies, keys of lists) stands in a table ([`facts`]). Custom kinds bring an
+//! Built-in kinds take names and types from `k8s-openapi` at first use (`builtin`); what its types do
+//! not say (patch strategies, keys of lists) stands in a table (`facts`). Custom kinds bring an
 //! OpenAPI schema ([`Node::from_openapi`]). Decoding, strict field validation, strategic merge,
 //! server-side apply and the OpenAPI documents all walk this one tree.
 

@@ -106,7 +106,7 @@ impl ApiServer {
         let authority = Arc::new(Authority::load_or_create(&pki, "edgeloom-ca")?);
         let signer = Signer::load_or_create(&pki.join("sa.key"))?;
         let metrics = Metrics::new(registry)?;
-        let store = open(&config).await?;
+        let store = open(&config, registry).await?;
         let tcp = TcpListener::bind(config.listen)
             .await
             .map_err(|source| ServeError::Listen { address: config.listen, source })?;
@@ -206,9 +206,10 @@ impl ApiServer {
 }
 
 /// Opens the database on a thread for blocking work.
-async fn open(config: &ServerConfig) -> Result<Store, ServeError> {
+async fn open(config: &ServerConfig, registry: &prometheus::Registry) -> Result<Store, ServeError> {
     let mut store = StoreConfig::new(config.data_dir.join("objects.db"));
     store.service_cidrs.clone_from(&config.service_cidrs);
+    store.metrics = Some(registry.clone());
     let opened = tokio::task::spawn_blocking(move || Store::open(&store)).await;
     let aborted = |error| crate::Error::internal(format_args!("opening the database was aborted: {error}"));
     Ok(opened.map_err(aborted)??)
