@@ -65,9 +65,11 @@ struct Changes {
 
 impl Admin {
     pub(crate) fn new(facts: Facts) -> Self {
-        let control = Link { connected: *facts.control.borrow(), since: None };
+        let started: Timestamp = SystemTime::now().into();
+        let connected = *facts.control.borrow();
+        let control = Link { connected, since: connected.then_some(started) };
         let changes = Mutex::new(Changes { control, ..Changes::default() });
-        Self(Arc::new(Inner { facts, started: SystemTime::now().into(), changes }))
+        Self(Arc::new(Inner { facts, started, changes }))
     }
 
     /// Takes note of what changes, until `stop` is cancelled.

@@ -1,9 +1,10 @@
 //! What is known, put into the words of the admin API. Pure.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use edgeloom_api::admin::{self, Health};
-use edgeloom_model::{Choice, Entry, Family, Service};
+use edgeloom_model::{Choice, Endpoint, Entry, Family, PodRef, Service};
 use edgeloom_tunnel::{OpenError, Path, PeerId, PeerStatus, Ping};
 
 use crate::snapshot::Snapshot;
@@ -72,10 +73,8 @@ fn answer(service: &Service, snapshot: &Snapshot, set_aside: &impl Fn(&Choice) -
             let choice = snapshot.choose(service, port, family, Entry::Cluster);
             aside += set_aside(&choice);
             match choice {
-                Choice::Near(backends) => near.extend(backends.into_iter().map(|b| b.endpoint.address)),
-                Choice::Far(backends) => {
-                    far.extend(backends.into_iter().map(|b| (b.node, b.backend.endpoint.address)));
-                }
+                Choice::Near(backends) => near.extend(backends.iter().map(|b| identity(&b.endpoint))),
+                Choice::Far(backends) => far.extend(backends.iter().map(|b| identity(&b.backend.endpoint))),
                 Choice::None => {}
             }
         }
@@ -93,6 +92,11 @@ fn answer(service: &Service, snapshot: &Snapshot, set_aside: &impl Fn(&Choice) -
         set_aside: aside,
         health: health(service, near + far, aside),
     }
+}
+
+/// What makes an endpoint one: its pod, which has an address of each family, or else its address.
+fn identity(endpoint: &Endpoint) -> Result<PodRef, IpAddr> {
+    endpoint.pod.clone().ok_or(endpoint.address)
 }
 
 fn port(port: &edgeloom_model::ServicePort) -> admin::ServicePort {
@@ -211,6 +215,20 @@ mod tests {
         ];
         assert_eq!(summary, want);
         assert_eq!((seen[0].kind.as_str(), seen[0].ports[0].node_port), ("NodePort", Some(30080)));
+        let mut dual = slice("far", &["b1"]);
+        dual["metadata"]["name"] = json!("far-6");
+        dual["addressType"] = json!("IPv6");
+        dual["endpoints"][0]["addresses"] = json!(["fd00::1"]);
+        let pod = json!({"kind": "Pod", "namespace": "shop", "name": "far-0"});
+        let mut single = slice("far", &["b1"]);
+        for slice in [&mut dual, &mut single] {
+            slice["endpoints"][0]["targetRef"] = pod.clone();
+        }
+        let mut both = snapshot.clone();
+        let model = Arc::make_mut(&mut both.model);
+        model.put(&single).unwrap();
+        model.put(&dual).unwrap();
+        assert_eq!(services(&both, |_| 0)[0].far, 1, "one pod with two addresses");
         let aside = |choice: &Choice| usize::from(matches!(choice, Choice::Far(_)));
         assert_eq!(services(&snapshot, aside)[0].health, Health::Unavailable, "one of two ports each");
     }
