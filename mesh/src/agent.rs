@@ -30,11 +30,11 @@ use tokio_util::task::TaskTracker;
 use crate::admin::{Admin, Facts};
 use crate::config::Settings;
 use crate::discovery::{self, Discovery};
-use crate::host;
 use crate::ops::Readiness;
 use crate::proxy::{self, Proxy};
 use crate::snapshot::{Place, Snapshot};
 use crate::steer::{self, Feeder};
+use crate::{host, lan};
 
 /// Who the agent is and how it works.
 #[derive(Clone, Debug)]
@@ -96,8 +96,11 @@ impl Agent {
         let (published, seen) = watch::channel(0);
         let own_addresses = host::addresses();
         let (addresses, addresses_seen) = watch::channel(own_addresses.clone());
-        let (_routed, routed_seen) = watch::channel(BTreeSet::new());
+        let (routed, routed_seen) = watch::channel(BTreeSet::new());
         tasks.spawn(host::watch(addresses, stop.clone()));
+        if settings.lan_routes {
+            tasks.spawn(lan::run(snapshot.clone(), routed, stop.clone()));
+        }
         let discovery = Discovery {
             place: place.clone(),
             addresses: addresses_seen,

@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::SockaddrStorage;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -25,14 +27,28 @@ pub(crate) fn addresses() -> Vec<IpAddr> {
 }
 
 fn address(interface: &nix::ifaddrs::InterfaceAddress) -> Option<IpAddr> {
-    let storage = interface.address.as_ref()?;
-    let v4 = storage.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
-    let ip = v4.or_else(|| storage.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))?;
+    let ip = ip(interface.address.as_ref()?)?;
     let everywhere = match ip {
         IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
     };
     (!everywhere).then_some(ip)
+}
+
+fn ip(storage: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = storage.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+    v4.or_else(|| storage.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+}
+
+/// The ranges of the host's own links, point-to-point ones and loopback left out.
+pub(crate) fn links() -> Vec<IpNet> {
+    let Ok(interfaces) = getifaddrs() else { return Vec::new() };
+    let link = |interface: nix::ifaddrs::InterfaceAddress| {
+        let mask = interface.netmask.as_ref().and_then(ip);
+        let range = IpNet::with_netmask(address(&interface)?, mask?).ok()?;
+        (range.prefix_len() < range.max_prefix_len()).then(|| range.trunc())
+    };
+    interfaces.filter_map(link).collect()
 }
 
 /// The addresses that the kernel would call the world from. Nothing is sent.
