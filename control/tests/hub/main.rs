@@ -1,4 +1,5 @@
-//! Hub and node together: over a wire in memory that is cut at random bytes, over the real tunnel, and with the embedded API.
+//! Hub and node together: over a wire in memory that is cut at random bytes, over the real tunnel, and with the
+//! embedded API.
 
 #![expect(unreachable_pub, reason = "the modules of one test have nobody else to be reachable for")]
 
