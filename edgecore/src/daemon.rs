@@ -6,6 +6,8 @@
 //! Session ─> Metastore ─> edged, network, mesh;   Outbox <─ edged, node report
 //! ```
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,7 +102,12 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         .map_err(|error| Error::Name(config.node.clone(), error.to_string()))?;
     let pods = config.state_dir.join("pods");
     for path in [&config.state_dir, &pods, &config.run_dir] {
-        std::fs::create_dir_all(path).map_err(|source| Error::Directory { path: path.clone(), source })?;
+        let failed = |source| Error::Directory { path: path.clone(), source };
+        std::fs::create_dir_all(path).map_err(failed)?;
+        // Secrets of pods and of the node; the run directory is for operators.
+        if path != &config.run_dir {
+            std::fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(failed)?;
+        }
     }
     let cri = Cri::new(&config.cri.socket)?;
     let registry = Registry::new();

@@ -119,7 +119,7 @@ async fn supervise<F>(
             return;
         }
         match &end {
-            End::Done => tracing::info!(module = name, "ended"),
+            End::Done => tracing::debug!(module = name, "ended"),
             End::Failed(error) => tracing::error!(module = name, error, "failed"),
             End::Panicked(error) => tracing::error!(module = name, error, "panicked"),
         }

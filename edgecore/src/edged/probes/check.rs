@@ -87,7 +87,7 @@ pub async fn run_handler(
 }
 
 fn timed_out(timeout: Duration) -> String {
-    format!("command timed out: no answer within {}s", timeout.as_secs())
+    format!("timed out: no answer within {}s", timeout.as_secs())
 }
 
 async fn exec(action: &ExecAction, target: &Target<'_>, timeout: Duration) -> Result<(), String> {

@@ -30,7 +30,9 @@ impl Worker {
         failure: Option<(&str, &str)>,
     ) {
         let status = self.status(pod, observed, terminal, failure);
-        let lost = status::differs(&pod.object["status"], &status)
+        // Told again while the cloud is away, it would only wear the disk.
+        let lost = self.node.cluster.is_connected()
+            && status::differs(&pod.object["status"], &status)
             && self.told.is_none_or(|told| told.elapsed() > RETELL);
         if status == self.written && !lost {
             return;
