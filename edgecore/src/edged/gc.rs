@@ -14,15 +14,18 @@ use super::observed::{Instance, Observed, State};
 use crate::cri::proto::{
     Image, ImageRequest, ImageSpec, ListContainersRequest, ListImagesRequest, StatusRequest,
 };
+use crate::node::machine;
 use crate::volumes::PodDirectory;
 
 /// Dead containers kept for each name beside the newest: what `lastState` and `logs --previous` need.
 const KEEP_DEAD: usize = 1;
 /// How often images and directories are looked at.
 const INTERVAL: Duration = Duration::from_secs(300);
-/// Use of the disk, in percent, above which images go, and below which they stay: kubelet's defaults.
-const HIGH: u64 = 85;
-const LOW: u64 = 80;
+/// Images go when less is free than both this share of the disk, in percent, and so many bytes. The share is
+/// kubelet's default.
+const LOW: (u64, u64) = (15, 4 << 30);
+/// They go until this much is free.
+const ENOUGH: (u64, u64) = (20, 6 << 30);
 /// An image that was just pulled may be about to be used.
 const MIN_AGE: Duration = Duration::from_secs(120);
 
@@ -131,11 +134,8 @@ async fn sandbox_image(node: &Node) -> Result<Option<String>, crate::cri::CriErr
 
 /// Bytes to be freed, where the disk is too full.
 fn excess(node: &Node) -> Option<u64> {
-    let stat = nix::sys::statvfs::statvfs(&node.pods).ok()?;
-    let total = stat.blocks() * stat.fragment_size();
-    let free = stat.blocks_available() * stat.fragment_size();
-    let used = total.saturating_sub(free);
-    (used * 100 > total * HIGH).then(|| used - total / 100 * LOW)
+    let disk = machine::disk(&node.pods);
+    (disk.lacks(LOW.0, LOW.1) > 0).then(|| disk.lacks(ENOUGH.0, ENOUGH.1))
 }
 
 /// Removes the directories of pods that ended while edgecore was not there.

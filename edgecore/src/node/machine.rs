@@ -49,6 +49,14 @@ pub struct Disk {
     pub available: u64,
 }
 
+impl Disk {
+    /// What is short of `percent` of the disk or of `bytes`, whichever is less: on a large disk a share that is
+    /// small still holds a lot. 0 where there is enough.
+    pub fn lacks(&self, percent: u64, bytes: u64) -> u64 {
+        (self.total / 100 * percent).min(bytes).saturating_sub(self.available)
+    }
+}
+
 impl Machine {
     /// Reads all of it. What cannot be read is empty: none of it is vital.
     pub fn read() -> Self {
@@ -130,6 +138,16 @@ pub fn processes() -> Option<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_small_share_of_a_large_disk_is_enough() {
+        let gib = 1 << 30;
+        let disk = |total, available| Disk { total, available };
+        assert_eq!(disk(1000 * gib, 20 * gib).lacks(10, 2 * gib), 0);
+        assert_eq!(disk(1000 * gib, gib).lacks(10, 2 * gib), gib);
+        assert_eq!(disk(1000, 99).lacks(10, 2 * gib), 1);
+        assert_eq!(disk(1000, 100).lacks(10, 2 * gib), 0);
+    }
 
     #[test]
     fn files_of_the_kernel() {

@@ -13,8 +13,9 @@ pub const KUBELET_VERSION: &str = concat!("v1.34.0-edgeloom.", env!("CARGO_PKG_V
 
 /// Memory below which the node is short of it, in bytes: kubelet's default.
 const LOW_MEMORY: u64 = 100 << 20;
-/// Share of the disk, in percent, below which the node is short of it: kubelet's default.
-const LOW_DISK: u64 = 10;
+/// Share of the disk, in percent, and bytes, below both of which the node is short of it. The share is kubelet's
+/// default.
+const LOW_DISK: (u64, u64) = (10, 2 << 30);
 /// Images told of at most: kubelet's default.
 const MAX_IMAGES: usize = 50;
 
@@ -102,7 +103,7 @@ fn images(images: &[Image]) -> Value {
 
 fn conditions(measured: &Measured, before: &Value, now: OffsetDateTime) -> Value {
     let low_memory = measured.usage.memory_available < LOW_MEMORY;
-    let low_disk = measured.disk.available * 100 < measured.disk.total * LOW_DISK;
+    let low_disk = measured.disk.lacks(LOW_DISK.0, LOW_DISK.1) > 0;
     let low_pids = measured.processes.is_some_and(|(running, limit)| running * 100 > limit * 90);
     let pressure = |kind: &str, holds: bool, bad: (&str, &str), good: (&str, &str)| {
         let (reason, message) = if holds { bad } else { good };

@@ -172,7 +172,7 @@ fn without_instance(
         Some(waiting) => json!({ "reason": waiting.reason, "message": waiting.message }),
         None => json!({ "reason": default }),
     };
-    json!({
+    let mut status = json!({
         "name": name,
         "state": { "waiting": waiting },
         "lastState": {},
@@ -181,7 +181,14 @@ fn without_instance(
         "image": spec_image,
         "imageID": "",
         "started": false,
-    })
+    });
+    if let Some(before) = before.filter(|before| before["containerID"].is_string()) {
+        // It ran, and goes on counting.
+        status["containerID"] = before["containerID"].clone();
+        status["lastState"] =
+            if was_running { lost(before.clone())["state"].take() } else { before["lastState"].clone() };
+    }
+    status
 }
 
 /// It ran when last seen, and the runtime has forgotten it.

@@ -184,3 +184,16 @@ fn what_ended_stays_ended_when_the_runtime_has_forgotten_it() {
     assert_eq!(status["containerStatuses"][0]["state"]["terminated"]["exitCode"], 0);
     assert_eq!(condition(&status, "Ready")["reason"], "PodCompleted");
 }
+
+#[test]
+fn a_container_that_the_runtime_has_forgotten_goes_on_counting() {
+    let before = json!({"phase": "Running", "containerStatuses": [
+        {"name": "a", "state": {"running": {}}, "restartCount": 2, "containerID": "containerd://a2"}]});
+    let spec = json!({"containers": [{"name": "a"}]});
+    let status = Case { previous: before, ..Case::new(spec.clone(), vec![]) }.status();
+    let a = &status["containerStatuses"][0];
+    assert_eq!((&a["restartCount"], &a["containerID"]), (&json!(2), &json!("containerd://a2")));
+    assert_eq!(a["lastState"]["terminated"]["reason"], "ContainerStatusUnknown");
+    let again = Case { previous: status, ..Case::new(spec, vec![]) }.status();
+    assert_eq!(again["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 137);
+}
