@@ -8,7 +8,7 @@ use http::header::CONTENT_TYPE;
 use http_body_util::{BodyExt as _, Limited};
 use serde_json::Value;
 
-use super::duplicates;
+use super::{duplicates, protobuf};
 use crate::error::{Error, Reason, Result};
 use crate::kinds::KindDef;
 
@@ -16,6 +16,9 @@ use crate::kinds::KindDef;
 const MAX_BODY: usize = 3 * 1024 * 1024;
 /// How long a client may take to send its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+const TYPES: &str = "application/json, application/yaml";
+const TYPES_AND_PROTOBUF: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
 /// Reads the whole body.
 pub(crate) async fn read(body: hyper::body::Incoming) -> Result<Bytes> {
@@ -53,8 +56,12 @@ pub(crate) fn document(headers: &HeaderMap, bytes: &[u8], kind: &KindDef) -> Res
     let yaml = match essence {
         "" | "application/json" | "*/*" => false,
         "application/yaml" => true,
+        protobuf::CONTENT_TYPE if !kind.is_custom() => {
+            let value = protobuf::decode(bytes).map_err(|error| Error::bad_request(error.to_string()))?;
+            return Ok(Document { value, duplicates: Vec::new() });
+        }
         _ => {
-            let types = "application/json, application/yaml";
+            let types = if kind.is_custom() { TYPES } else { TYPES_AND_PROTOBUF };
             return Err(Error::new(
                 Reason::UnsupportedMediaType,
                 format!(
@@ -81,8 +88,11 @@ pub(crate) fn document(headers: &HeaderMap, bytes: &[u8], kind: &KindDef) -> Res
     Ok(Document { value, duplicates })
 }
 
-/// Reads a patch or an options object: JSON, or YAML where that is allowed.
+/// Reads a patch or an options object: JSON, or YAML or protobuf where that is allowed.
 pub(crate) fn loose(bytes: &[u8], yaml: bool, what: &str) -> Result<Value> {
+    if yaml && protobuf::is(bytes) {
+        return protobuf::decode(bytes).map_err(|error| Error::bad_request(format!("error decoding {what}: {error}")));
+    }
     match serde_json::from_slice(bytes) {
         Ok(value) => Ok(value),
         Err(_) if yaml => serde_yaml_ng::from_slice(bytes)

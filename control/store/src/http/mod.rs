@@ -22,6 +22,7 @@ mod meta;
 mod metrics;
 mod objects;
 mod patching;
+mod protobuf;
 mod query;
 mod reviews;
 mod route;
