@@ -174,6 +174,17 @@ struct Inner {
     uid: String,
     causes: Vec<FieldError>,
     retry_after: Option<u32>,
+    form: Form,
+}
+
+/// How much of the Status object is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Usual,
+    /// With details even where there are none: what the real server answers for a route, not an object.
+    Generic,
+    /// A message and a code alone: a fault that it did not foresee.
+    Plain,
 }
 
 impl Error {
@@ -188,6 +199,7 @@ impl Error {
             uid: String::new(),
             causes: Vec::new(),
             retry_after: None,
+            form: Form::Usual,
         }))
     }
 
@@ -303,7 +315,16 @@ impl Error {
 
     /// A fault whose message is told as it stands: what the real server answers with 500 and no reason.
     pub(crate) fn internal_plain(message: impl Into<String>) -> Self {
-        Self::new(Reason::InternalError, message)
+        let mut error = Self::new(Reason::InternalError, message);
+        error.0.form = Form::Plain;
+        error
+    }
+
+    /// A refusal that is about the request and no object.
+    pub(crate) fn generic(reason: Reason, message: impl Into<String>) -> Self {
+        let mut error = Self::new(reason, message);
+        error.0.form = Form::Generic;
+        error
     }
 
     /// Tells the client to come back after this many seconds.
@@ -344,8 +365,11 @@ impl Error {
         let code = inner.reason.code();
         let mut status = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-            "message": inner.message, "reason": format!("{:?}", inner.reason),
+            "message": inner.message,
         });
+        if inner.form != Form::Plain {
+            status["reason"] = json!(format!("{:?}", inner.reason));
+        }
         if let Some(details) = self.details() {
             status["details"] = details;
         }
@@ -374,7 +398,7 @@ impl Error {
         if let Some(seconds) = inner.retry_after {
             details.insert("retryAfterSeconds".into(), json!(seconds));
         }
-        (!details.is_empty()).then_some(Value::Object(details))
+        (!details.is_empty() || inner.form == Form::Generic).then_some(Value::Object(details))
     }
 }
 

@@ -248,8 +248,8 @@ mod tests {
         assert_eq!(
             set.paths(),
             [
-                ".metadata.finalizers[=\"x\"]",
                 ".metadata.labels",
+                ".metadata.finalizers[=\"x\"]",
                 ".metadata.labels.a",
                 ".spec.x",
                 ".spec.ports[port=80,protocol=\"TCP\"]",

@@ -199,7 +199,7 @@ pub(crate) fn merge(live: &Value, config: &Value, node: Option<&Node>) -> Value 
             for (name, new) in config.as_object().into_iter().flatten() {
                 let below = node.and_then(|node| node.field(name));
                 match (new, merged.get(name)) {
-                    (Value::Null, Some(old)) if matches!(old, Value::Object(_) | Value::Array(_)) => {}
+                    (Value::Null, Some(Value::Object(_) | Value::Array(_))) => {}
                     (Value::Null, _) => {
                         merged.shift_remove(name);
                     }

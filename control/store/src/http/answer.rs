@@ -42,7 +42,8 @@ pub(crate) struct Wanted {
     pretty: bool,
 }
 
-const TYPES: &str = "application/json, application/yaml";
+/// Protobuf is named as the real server names it, and answered in JSON to those who take that too.
+const TYPES: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
 impl Wanted {
     /// Negotiates. The first acceptable range wins.
@@ -54,7 +55,7 @@ impl Wanted {
         let found = accept.split(',').find_map(range);
         let (form, yaml) = found.ok_or_else(|| {
             let message = format!("406: Not Acceptable\n\nAvailable representations: {TYPES}");
-            Error::new(Reason::NotAcceptable, message)
+            Error::generic(Reason::NotAcceptable, message)
         })?;
         Ok(Self { form, yaml, pretty })
     }

@@ -91,7 +91,8 @@ pub(crate) fn document(headers: &HeaderMap, bytes: &[u8], kind: &KindDef) -> Res
 /// Reads a patch or an options object: JSON, or YAML or protobuf where that is allowed.
 pub(crate) fn loose(bytes: &[u8], yaml: bool, what: &str) -> Result<Value> {
     if yaml && protobuf::is(bytes) {
-        return protobuf::decode(bytes).map_err(|error| Error::bad_request(format!("error decoding {what}: {error}")));
+        return protobuf::decode(bytes)
+            .map_err(|error| Error::bad_request(format!("error decoding {what}: {error}")));
     }
     match serde_json::from_slice(bytes) {
         Ok(value) => Ok(value),
@@ -99,6 +100,21 @@ pub(crate) fn loose(bytes: &[u8], yaml: bool, what: &str) -> Result<Value> {
             .map_err(|error| Error::bad_request(format!("error decoding {what}: {error}"))),
         Err(error) => Err(Error::bad_request(format!("error decoding {what}: {}", syntax(bytes, &error)))),
     }
+}
+
+/// Reads the options in the body of a DELETE.
+pub(crate) fn options(headers: &HeaderMap, bytes: &[u8]) -> Result<Value> {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let refused =
+        |why: &str| Error::internal_plain(format!("couldn't get version/kind; json parse error: {why}"));
+    let value = if protobuf::is(bytes) {
+        protobuf::decode(bytes).map_err(|error| Error::bad_request(error.to_string()))?
+    } else if content_type.starts_with("application/yaml") {
+        serde_yaml_ng::from_slice(bytes).map_err(|error| refused(&error.to_string()))?
+    } else {
+        serde_json::from_slice(bytes).map_err(|error| refused(&syntax(bytes, &error)))?
+    };
+    if value.is_object() { Ok(value) } else { Err(refused("the options are not an object")) }
 }
 
 /// Whether what the object says of itself is the kind at the URL.

@@ -10,7 +10,7 @@ use crate::error::{Error, FieldError, Result};
 
 /// `DeleteOptions` of body and query; the body counts first.
 pub(super) fn options(call: &Call, bytes: &[u8]) -> Result<DeleteOptions> {
-    let body = if bytes.is_empty() { json!({}) } else { body::loose(bytes, true, "delete options")? };
+    let body = if bytes.is_empty() { json!({}) } else { body::options(&call.headers, bytes)? };
     let text = |field: &str| body[field].as_str().or_else(|| call.query.get(field)).map(str::to_owned);
     let dry_run: Vec<&str> = body["dryRun"]
         .as_array()
@@ -37,7 +37,7 @@ pub(super) fn options(call: &Call, bytes: &[u8]) -> Result<DeleteOptions> {
         (Some("Foreground"), None) => Some(Propagation::Foreground),
         (Some("Orphan"), None) | (None, Some(true)) => Some(Propagation::Orphan),
         (Some(other), None) => {
-            let supported = ["Background", "Foreground", "Orphan", "nil"];
+            let supported = ["Foreground", "Background", "Orphan", "nil"];
             causes.push(FieldError::not_supported("propagationPolicy", &json!(other), &supported));
             None
         }

@@ -30,7 +30,7 @@ pub(super) fn answer(face: &Face, request: &Request<Incoming>, path: &str) -> Re
         })),
         (Some("api"), Some(version), None, _) => resources(registry, "", version),
         (Some("apis"), None, _, _) => {
-            let groups: Vec<Value> = registry.groups().iter().map(|group| api_group(group)).collect();
+            let groups: Vec<Value> = registry.groups().iter().map(api_group).collect();
             Some(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
         }
         (Some("apis"), Some(group), None, _) => {
@@ -46,7 +46,14 @@ pub(super) fn answer(face: &Face, request: &Request<Incoming>, path: &str) -> Re
         (Some("apis"), Some(group), Some(version), None) => resources(registry, group, version),
         _ => return Ok(None),
     };
-    let document = found.ok_or_else(route::unknown_resource)?;
+    let Some(document) = found else {
+        // A group that is not there is an unknown path, a version that is not there an unknown resource.
+        return if path.starts_with("/apis/") && path.matches('/').count() == 2 {
+            Ok(None)
+        } else {
+            Err(route::unknown_resource())
+        };
+    };
     Ok(Some(respond(StatusCode::OK, "application/json", document.to_string() + "\n")))
 }
 
@@ -69,7 +76,7 @@ fn api_group(group: &crate::kinds::Group) -> Value {
 fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
     let kinds = registry.in_version(group, version);
     let group_version = kinds.first()?.api_version();
-    let mut resources: Vec<Value> = kinds.iter().flat_map(|kind| legacy(kind)).collect();
+    let mut resources: Vec<Value> = kinds.iter().flat_map(legacy).collect();
     resources.sort_by_key(|one| one["name"].as_str().unwrap_or("").to_owned());
     let mut list = json!({"kind": "APIResourceList"});
     if !group.is_empty() {

@@ -76,6 +76,11 @@ pub(super) async fn answer(
     let object = face.store.get(&call.kind, call.namespace(), &call.target.name).await?;
     let (node, path) = match call.target.subresource.as_str() {
         "proxy" => (call.target.name.clone(), proxied(&call, request.uri())),
+        "log" if object["spec"]["nodeName"].as_str().unwrap_or("").is_empty() => {
+            // Nothing has run yet: an empty log.
+            container(&object, call.query.get("container"))?;
+            return Ok(super::answer::respond(StatusCode::OK, "text/plain", ""));
+        }
         _ => (node_of(&object, &call)?, pod_path(&object, &call)?),
     };
     let kind = face.store.registry().find("", "v1", "nodes").ok_or_else(super::route::unknown_resource)?;

@@ -153,31 +153,28 @@ async fn apply(
 fn configuration(call: &Call, bytes: &[u8], strictness: Strictness) -> Result<Decoded> {
     let mut value = body::loose(bytes, true, "YAML")?;
     if !value.is_object() {
-        return Err(Error::bad_request("error decoding YAML: the patch is not an object"));
+        return Err(Error::bad_request(format!(
+            "error decoding YAML: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {} into Go value \
+             of type map[string]interface {{}}",
+            patch::json::go_type(&value)
+        )));
     }
-    for (field, expected) in [("apiVersion", call.kind.api_version()), ("kind", call.kind.kind.clone())] {
-        if value[field].as_str() != Some(&expected) {
-            let got = value[field].as_str().unwrap_or("");
-            return Err(Error::bad_request(format!(
-                "incorrect object type specified in the patch: {field} is {got:?}, the URL's is {expected:?}"
-            )));
-        }
+    let said = |field: &str| value[field].as_str().unwrap_or("").to_owned();
+    if said("apiVersion") != call.kind.api_version() || said("kind") != call.kind.kind {
+        let version = said("apiVersion");
+        let version = if version.contains('/') { version } else { format!("/{version}") };
+        return Err(Error::bad_request(format!("invalid object type: {version}, Kind={}", said("kind"))));
     }
     if value["metadata"].get("managedFields").is_some_and(|fields| !fields.is_null()) {
         return Err(Error::bad_request("metadata.managedFields must be nil"));
     }
-    let name = call.target.name.as_str();
-    match value["metadata"]["name"].as_str() {
-        None | Some("") => value["metadata"]["name"] = json!(name),
-        Some(other) if other != name => {
-            return Err(Error::bad_request(format!(
-                "the name of the object ({other}) does not match the name on the URL ({name})"
-            )));
-        }
-        Some(_) => {}
+    if value["metadata"]["name"].as_str().is_none_or(str::is_empty) {
+        value["metadata"]["name"] = json!(call.target.name);
     }
-    let decoded = schema::decode(&call.kind, value, &[], Strictness::Strict)
-        .map_err(|error| if strictness == Strictness::Strict { error } else { undeclared(call, error) });
+    let sent = json!({"metadata": value["metadata"]});
+    let decoded = schema::decode(&call.kind, value, &[], Strictness::Strict).map_err(|error| {
+        if strictness == Strictness::Strict { error } else { undeclared(call, &sent, error) }
+    });
     match decoded {
         Ok(mut decoded) => {
             author(call, &mut decoded.object);
@@ -188,7 +185,7 @@ fn configuration(call: &Call, bytes: &[u8], strictness: Strictness) -> Result<De
 }
 
 /// Fields outside the schema cannot be owned, so apply refuses them whatever `fieldValidation` says.
-fn undeclared(call: &Call, error: Error) -> Error {
+fn undeclared(call: &Call, config: &Value, error: Error) -> Error {
     let message = error.to_string();
     let Some((_, fields)) = message.split_once("strict decoding error: unknown field \"") else {
         return error;
@@ -196,7 +193,7 @@ fn undeclared(call: &Call, error: Error) -> Error {
     let field = fields.split('"').next().unwrap_or(fields);
     Error::internal_plain(format!(
         "failed to create typed patch object ({}/{}; {}, Kind={}): .{field}: field not declared in schema",
-        call.namespace(),
+        config["metadata"]["namespace"].as_str().unwrap_or(""),
         call.target.name,
         if call.kind.group.is_empty() { "/v1".to_owned() } else { call.kind.api_version() },
         call.kind.kind
@@ -229,6 +226,12 @@ async fn create(face: &Face, call: &Call, apply: &Apply, config: &Value, dry_run
     let mut asked = call.target.attributes();
     asked.verb = "create".to_owned();
     face.access.authorize(&call.user, &asked)?;
+    let (said, name) = (config["metadata"]["name"].as_str().unwrap_or(""), call.target.name.as_str());
+    if said != name {
+        return Err(Error::bad_request(format!(
+            "the name of the object ({said}) does not match the name on the URL ({name})"
+        )));
+    }
     if config["metadata"]["resourceVersion"].as_str().is_some_and(|version| !version.is_empty()) {
         return Err(Error::conflict(&call.kind, &call.target.name, "the object has been deleted"));
     }

@@ -100,10 +100,10 @@ async fn dispatch(face: &Face, call: Call, bytes: &[u8]) -> Result<Response> {
         subresource(&call.kind, &call.target)?;
         return subresources::answer(face, &call, bytes).await;
     }
-    // POST goes to a collection; PUT, PATCH and DELETE of one object need its name.
-    if !call.kind.allows(call.target.verb)
-        || (call.target.verb == "create") != call.target.name.is_empty() && call.target.verb == "create"
-    {
+    // POST goes to a collection; PUT and PATCH go to an object.
+    let named = !call.target.name.is_empty();
+    let misplaced = matches!((call.target.verb, named), ("create", true) | ("update" | "patch", false));
+    if !call.kind.allows(call.target.verb) || misplaced {
         return Err(method_not_allowed());
     }
     if call.kind.is_virtual {
@@ -144,12 +144,15 @@ fn subresource(kind: &KindDef, target: &Target) -> Result<()> {
 
 /// 404 for a path that names no kind.
 pub(super) fn unknown_resource() -> Error {
-    Error::new(Reason::NotFound, "the server could not find the requested resource")
+    Error::generic(Reason::NotFound, "the server could not find the requested resource")
 }
 
 /// 405.
 pub(super) fn method_not_allowed() -> Error {
-    Error::new(Reason::MethodNotAllowed, "the server does not allow this method on the requested resource")
+    Error::generic(
+        Reason::MethodNotAllowed,
+        "the server does not allow this method on the requested resource",
+    )
 }
 
 #[cfg(test)]

@@ -74,6 +74,9 @@ fn options(call: &Call) -> Result<WatchOptions> {
     let bookmarks = call.query.flag("allowWatchBookmarks");
     let matched = call.query.get("resourceVersionMatch");
     let forbidden = |field: &str, why: &str| Err(objects::invalid_options(FieldError::forbidden(field, why)));
+    let unsupported = matched
+        .filter(|one| *one != "NotOlderThan")
+        .map(|one| FieldError::not_supported("resourceVersionMatch", &json!(one), &["NotOlderThan"]));
     if send_initial_events && matched.is_none() {
         return forbidden(
             "resourceVersionMatch",
@@ -84,10 +87,13 @@ fn options(call: &Call) -> Result<WatchOptions> {
         return forbidden("sendInitialEvents", "sendInitialEvents requires allowWatchBookmarks");
     }
     if matched.is_some() && call.query.get("sendInitialEvents").is_none() {
-        return forbidden(
-            "resourceVersionMatch",
-            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-        );
+        let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+        let mut causes = vec![FieldError::forbidden("resourceVersionMatch", why)];
+        causes.extend(unsupported);
+        return Err(objects::invalid_meta("ListOptions", causes));
+    }
+    if let Some(cause) = unsupported {
+        return Err(objects::invalid_options(cause));
     }
     Ok(WatchOptions {
         namespace: objects::scope(call),

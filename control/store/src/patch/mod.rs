@@ -23,7 +23,7 @@ pub enum PatchType {
 }
 
 impl PatchType {
-    /// Every type with its content type, in the order in which a refusal lists them.
+    /// Every type with its content type.
     const ALL: [(Self, &'static str); 4] = [
         (Self::Json, "application/json-patch+json"),
         (Self::Merge, "application/merge-patch+json"),
@@ -36,29 +36,16 @@ impl PatchType {
     pub fn from_content_type(content_type: &str, custom: bool) -> Result<Self, Error> {
         let essence = content_type.split(';').next().unwrap_or("").trim();
         let supported = || Self::ALL.iter().filter(|(patch, _)| !(custom && *patch == Self::Strategic));
-        supported().find(|(_, name)| *name == essence).map(|(patch, _)| *patch).ok_or_else(|| {
-            let mut names: Vec<&str> = supported().map(|(_, name)| *name).collect();
-            // The real server takes apply patches as CBOR too, and says so.
-            names.push("application/apply-patch+cbor");
-            unsupported(&names)
-        })
+        supported()
+            .find(|(_, name)| *name == essence)
+            .map(|(patch, _)| *patch)
+            .ok_or_else(|| Error::generic(Reason::UnsupportedMediaType, "415: Unsupported Media Type"))
     }
-}
-
-/// 415 in the server's words.
-fn unsupported(names: &[&str]) -> Error {
-    Error::new(
-        Reason::UnsupportedMediaType,
-        format!(
-            "the body of the request was in an unknown format - accepted media types include: {}",
-            names.join(", ")
-        ),
-    )
 }
 
 /// The refusal of a patch that is well-formed but cannot be carried out on this document.
 pub(crate) fn rejected() -> Error {
-    Error::new(Reason::Invalid, "the server rejected our request due to an error in our request")
+    Error::generic(Reason::Invalid, "the server rejected our request due to an error in our request")
 }
 
 #[cfg(test)]
@@ -72,7 +59,6 @@ mod tests {
         assert_eq!(of("application/strategic-merge-patch+json", false).unwrap(), PatchType::Strategic);
         let error = of("application/strategic-merge-patch+json", true).unwrap_err();
         assert_eq!(error.reason(), Reason::UnsupportedMediaType);
-        assert!(!error.to_string().contains("strategic"));
         assert!(of("application/json", false).is_err());
     }
 }

@@ -19,7 +19,7 @@ const DELETE_PRIMITIVES: &str = "$deleteFromPrimitiveList/";
 pub fn apply(document: &mut Value, patch: Value, node: &Node) -> Result<()> {
     let Value::Object(patch) = patch else {
         return Err(Error::bad_request(format!(
-            "error decoding patch: json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+            "json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
             super::json::go_type(&patch)
         )));
     };
@@ -197,7 +197,7 @@ fn take_directives(original: &mut Vec<Value>, patch: &mut Vec<Value>, key: &str)
             }
             Some(Some("replace")) => replace = true,
             Some(Some("merge")) => {
-                return Err(Error::internal("merging lists cannot yet be specified in the patch"));
+                return Err(Error::internal_plain("merging lists cannot yet be specified in the patch"));
             }
             Some(_) => return Err(unknown_directive(&directive.unwrap_or_default(), fields)),
         }
@@ -257,12 +257,33 @@ fn without_directives(value: Value) -> Result<Value> {
 }
 
 fn no_merge_key(item: &Value, key: &str) -> Error {
-    Error::internal(format_args!("map: {item} does not contain declared merge key: {key}"))
+    Error::internal_plain(format!("map: {} does not contain declared merge key: {key}", go_map(item)))
 }
 
 fn unknown_directive(directive: &Value, patch: &Object) -> Error {
     let directive = directive.as_str().map_or_else(|| directive.to_string(), str::to_owned);
-    Error::internal(format_args!("Unknown patch type found: {directive} in {}", Value::Object(patch.clone())))
+    let mut patch = patch.clone();
+    patch.insert(PATCH.to_owned(), Value::String(directive.clone()));
+    Error::internal_plain(format!(
+        "unknown patch type: {directive} in map: {}",
+        go_map(&Value::Object(patch))
+    ))
+}
+
+/// A document as Go prints maps: `map[a:b]`, by key.
+fn go_map(value: &Value) -> String {
+    match value {
+        Value::Object(fields) => {
+            let mut shown: Vec<String> =
+                fields.iter().map(|(key, value)| format!("{key}:{}", go_map(value))).collect();
+            shown.sort();
+            format!("map[{}]", shown.join(" "))
+        }
+        Value::Array(items) => format!("[{}]", items.iter().map(go_map).collect::<Vec<_>>().join(" ")),
+        Value::String(text) => text.clone(),
+        Value::Null => "<nil>".to_owned(),
+        other => other.to_string(),
+    }
 }
 
 #[cfg(test)]

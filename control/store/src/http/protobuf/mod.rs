@@ -128,7 +128,12 @@ fn message_name(api_version: &str, kind: &str) -> String {
 }
 
 /// Reads the fields of a message into `object`.
-fn message(name: &str, bytes: &[u8], depth: usize, object: &mut Map<String, Value>) -> Result<(), ProtobufError> {
+fn message(
+    name: &str,
+    bytes: &[u8],
+    depth: usize,
+    object: &mut Map<String, Value>,
+) -> Result<(), ProtobufError> {
     let depth = depth.checked_sub(1).ok_or(ProtobufError::Depth)?;
     let unknown = || ProtobufError::Unknown(name.to_owned());
     let known = MESSAGES.get(name).ok_or_else(unknown)?;
@@ -192,7 +197,9 @@ fn value(kind: &str, data: Data<'_>, depth: usize) -> Result<Value, ProtobufErro
         "d" => json!(f64::from_bits(data.number()?)),
         "meta.v1.Time" => time(data.bytes()?, false)?,
         "meta.v1.MicroTime" => time(data.bytes()?, true)?,
-        "resource.Quantity" => fields(data.bytes()?)?.first().map_or(Ok(json!("0")), |(_, text)| text.text().map(Value::from))?,
+        "resource.Quantity" => {
+            fields(data.bytes()?)?.first().map_or(Ok(json!("0")), |(_, text)| text.text().map(Value::from))?
+        }
         "intstr.IntOrString" => int_or_string(data.bytes()?)?,
         "meta.v1.FieldsV1" | "runtime.RawExtension" => raw(data.bytes()?)?,
         message_kind => {
@@ -263,7 +270,8 @@ mod tests {
 
     #[test]
     fn a_deployment() {
-        let metadata = [block(1, b"web"), block(3, b""), block(11, &[block(1, b"a"), block(2, b"b")].concat())].concat();
+        let metadata =
+            [block(1, b"web"), block(3, b""), block(11, &[block(1, b"a"), block(2, b"b")].concat())].concat();
         let spec = [vec![8, 0], block(4, &[])].concat();
         let raw = [block(1, &metadata), block(2, &spec)].concat();
         assert_eq!(
@@ -276,7 +284,8 @@ mod tests {
     #[test]
     fn inline_parts_and_ports() {
         let volume = [block(1, b"v"), block(2, &block(2, &[]))].concat();
-        let port = [block(1, b"p"), vec![24, 80], block(4, &[vec![8, 1], block(3, b"http")].concat())].concat();
+        let port =
+            [block(1, b"p"), vec![24, 80], block(4, &[vec![8, 1], block(3, b"http")].concat())].concat();
         let mut object = Map::new();
         message("core.v1.Volume", &volume, DEPTH, &mut object).unwrap();
         assert_eq!(Value::Object(object), json!({"name": "v", "emptyDir": {}}));

@@ -75,7 +75,7 @@ fn size(map: &Value) -> usize {
 }
 
 pub(in crate::kinds) fn config_map_size(object: &Value, _: OffsetDateTime) -> Value {
-    json!((size(&object["data"]) + size(&object["binaryData"])).to_string())
+    json!(size(&object["data"]) + size(&object["binaryData"]))
 }
 
 pub(in crate::kinds) fn secret_type(object: &Value, _: OffsetDateTime) -> Value {
@@ -83,11 +83,11 @@ pub(in crate::kinds) fn secret_type(object: &Value, _: OffsetDateTime) -> Value 
 }
 
 pub(in crate::kinds) fn secret_size(object: &Value, _: OffsetDateTime) -> Value {
-    json!(size(&object["data"]).to_string())
+    json!(size(&object["data"]))
 }
 
 pub(in crate::kinds) fn account_secrets(object: &Value, _: OffsetDateTime) -> Value {
-    json!(items(&object["secrets"]).count().to_string())
+    json!(items(&object["secrets"]).count())
 }
 
 pub(in crate::kinds) fn binding_role(binding: &Value, _: OffsetDateTime) -> Value {
