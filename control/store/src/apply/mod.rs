@@ -192,15 +192,15 @@ impl Apply {
         let blank = json!({"apiVersion": config["apiVersion"], "kind": config["kind"]});
         let before = self.managers(kind, live, &blank);
         let live = live.map_or(blank, without_fields);
-        let set = typed::field_set(config, node)
-            .difference(&unowned())
-            .difference_beneath(&out_of_reach(kind, &self.subresource));
+        let said = typed::field_set(config, node);
+        let set = said.difference(&unowned()).difference_beneath(&out_of_reach(kind, &self.subresource));
         let former = before.0.get(&id).cloned();
         let mut after = before.clone();
         let time = former.as_ref().filter(|former| former.set == set).and_then(|former| former.time.clone());
         after.0.insert(id.clone(), Owned { set, api_version: kind.api_version(), time });
         let merged = typed::merge(&live, config, node);
-        let mut merged = pruned(&merged, node, &after, former.as_ref());
+        let owned = after.0.values().fold(said, |owned, one| owned.union(&one.set));
+        let mut merged = pruned(&merged, node, &owned, former.as_ref());
         let change = typed::compare(&live, &merged, node);
         let taken = change.added.union(&change.modified);
         let conflicts: Vec<(Manager, Set)> = after
@@ -254,14 +254,14 @@ impl Apply {
 }
 
 /// The merged object without what the manager applied before, does not apply now, and nobody else owns.
-fn pruned(merged: &Value, node: Option<&Node>, managers: &Managers, former: Option<&Owned>) -> Value {
+/// `owned` is what is applied now, identity included, and what others own.
+fn pruned(merged: &Value, node: Option<&Node>, owned: &Set, former: Option<&Owned>) -> Value {
     let Some(former) = former.filter(|former| !former.set.is_empty()) else { return merged.clone() };
     let named = |set: &Set| set.with_named_fields(node);
     let before = named(&former.set);
     let all = named(&typed::field_set(merged, node));
     let without = typed::remove(merged, node, &before);
-    let owned = managers.0.values().fold(Set::default(), |owned, one| owned.union(&one.set));
-    let keep = named(&typed::field_set(&without, node)).union(&named(&owned));
+    let keep = named(&typed::field_set(&without, node)).union(&named(owned));
     let with_owned = typed::remove(merged, node, &all.difference(&keep));
     let kept = named(&typed::field_set(&with_owned, node));
     typed::remove(merged, node, &all.difference(&kept).intersection(&before))

@@ -93,6 +93,19 @@ fn applying_the_same_again_changes_nothing() {
 }
 
 #[test]
+fn the_last_owned_part_of_the_metadata_goes_alone() {
+    let kind = kind("", "configmaps");
+    let mut labelled = config_map(json!({"x": "1"}));
+    labelled["metadata"]["annotations"] = json!({"a": "b"});
+    let mut first = apply("m", false).merged(&kind, None, &labelled).unwrap();
+    first["metadata"]["uid"] = json!("u");
+    let second = apply("m", false).merged(&kind, Some(&first), &config_map(json!({"x": "1"}))).unwrap();
+    assert_eq!((&second["metadata"]["name"], &second["metadata"]["uid"]), (&json!("a"), &json!("u")));
+    assert!(second["metadata"].get("annotations").is_none());
+    assert_eq!(fields_of(&second, "m"), json!({"f:data": {"f:x": {}}}));
+}
+
+#[test]
 fn objects_without_managers_are_owned_by_the_time_before() {
     let kind = kind("", "configmaps");
     let live = config_map(json!({"x": "1"}));
