@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
 use crate::error::{Error, Result};
-use crate::kinds::KindDef;
+use crate::kinds::{Column, KindDef};
 
 /// `includeObject`: what of each object a row carries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,13 +39,13 @@ pub fn table<'a>(
     headers: bool,
     now: OffsetDateTime,
 ) -> Value {
-    let mut columns = Vec::new();
-    for column in kind.columns.iter().filter(|_| headers) {
-        columns.push(json!({
+    let described = |column: &Column| {
+        json!({
             "name": column.name, "type": column.kind, "format": column.format,
             "description": column.description, "priority": column.priority,
-        }));
-    }
+        })
+    };
+    let columns: Option<Vec<Value>> = headers.then(|| kind.columns.iter().map(described).collect());
     let rows: Vec<Value> = objects.into_iter().map(|object| row(kind, object, include, now)).collect();
     json!({
         "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
@@ -106,6 +106,6 @@ mod tests {
         assert_eq!(shown["rows"][0]["cells"], json!(["a", 1, "5m"]));
         assert_eq!(shown["rows"][0]["object"]["kind"], "PartialObjectMetadata");
         let bare = table(&kind, json!({}), [&object], Include::Nothing, false, now);
-        assert_eq!((&bare["columnDefinitions"], &bare["rows"][0]["object"]), (&json!([]), &Value::Null));
+        assert_eq!((&bare["columnDefinitions"], &bare["rows"][0]["object"]), (&Value::Null, &Value::Null));
     }
 }

@@ -269,16 +269,13 @@ fn pruned(merged: &Value, node: Option<&Node>, owned: &Set, former: Option<&Owne
 
 /// Keeps the annotation of client-side apply true, so that users can go back to it.
 fn update_last_applied(merged: &mut Value, config: &Value) {
-    const ANNOTATIONS: &str = "/metadata/annotations";
-    let Some(annotations) = merged.pointer_mut(ANNOTATIONS) else { return };
-    if annotations.get(LAST_APPLIED).is_none() {
-        return;
-    }
+    let annotation = merged.pointer_mut("/metadata/annotations").and_then(|all| all.get_mut(LAST_APPLIED));
+    let Some(annotation) = annotation else { return };
     let mut config = config.clone();
-    if let Some(annotations) = config.pointer_mut(ANNOTATIONS).and_then(Value::as_object_mut) {
+    if let Some(annotations) = config.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
         annotations.shift_remove(LAST_APPLIED);
     }
-    annotations[LAST_APPLIED] = json!(config.to_string() + "\n");
+    *annotation = json!(config.to_string() + "\n");
 }
 
 /// The refusal: every field in conflict is a cause.

@@ -85,7 +85,7 @@ pub(super) fn author(call: &Call, object: &mut Value) {
     {
         return;
     }
-    let Some(spec) = object["spec"].as_object_mut() else { return };
+    let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else { return };
     for field in ["username", "uid", "groups", "extra"] {
         spec.shift_remove(field);
     }
