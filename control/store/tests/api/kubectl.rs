@@ -24,6 +24,30 @@ metadata: {name: web}
 spec: {selector: {app: web}, ports: [{port: 80}]}
 ";
 
+const KIND: &str = "apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: widgets.example.com}
+spec:
+  group: example.com
+  scope: Namespaced
+  names: {kind: Widget, plural: widgets, singular: widget, shortNames: [wd]}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema:
+      openAPIV3Schema:
+        type: object
+        properties: {spec: {type: object, properties: {colour: {type: string}}}}
+    additionalPrinterColumns: [{name: Colour, type: string, jsonPath: .spec.colour}]
+";
+
+const WIDGET: &str = "apiVersion: example.com/v1
+kind: Widget
+metadata: {name: w}
+spec: {colour: blue}
+";
+
 fn kubectls() -> Vec<PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default();
     let own = path.split(':').map(|dir| PathBuf::from(dir).join("kubectl")).find(|file| file.is_file());
@@ -62,7 +86,14 @@ const STEPS: &[Step] = &[
     ("replace -f web.yaml", "replaced", true),
     ("apply --server-side --force-conflicts -f web.yaml", "serverside-applied", true),
     ("diff -f web.yaml", "", true),
-    ("wait --for=jsonpath={.metadata.name}=web deployment/web --timeout=5s", "condition met", true),
+    ("apply -f kind.yaml", "created", true),
+    ("wait --for=condition=Established crd/widgets.example.com --timeout=20s", "condition met", true),
+    ("apply -f widget.yaml", "widget.example.com/w created", true),
+    ("get widgets", "blue", true),
+    ("patch widget w --type=merge -p {\"spec\":{\"colour\":\"red\"}}", "patched", true),
+    ("get wd w -o jsonpath={.spec.colour}", "red", true),
+    ("patch widget w -p {\"spec\":{\"colour\":\"red\"}}", "", false),
+    ("delete -f kind.yaml", "deleted", true),
     ("create configmap c --from-literal=a=b", "created", true),
     ("create deployment d --image=i --replicas=0", "created", true),
     ("create secret generic s --from-literal=a=b", "created", true),
@@ -102,6 +133,8 @@ async fn every_day() {
         std::fs::create_dir(&home).unwrap();
         std::fs::write(home.join("config"), server.api.admin_kubeconfig().unwrap()).unwrap();
         std::fs::write(home.join("web.yaml"), WEB).unwrap();
+        std::fs::write(home.join("kind.yaml"), KIND).unwrap();
+        std::fs::write(home.join("widget.yaml"), WIDGET).unwrap();
         std::fs::write(home.join("bad.yaml"), WEB.replace("replicas: 0", "nonsense: 0")).unwrap();
         tokio::task::spawn_blocking(move || STEPS.iter().for_each(|step| run(&kubectl, &home, step)))
             .await
