@@ -69,7 +69,8 @@ pub(super) fn create(
     }
     let mut errors = Vec::new();
     validate::metadata(kind, &object, None, &mut errors);
-    check(kind, &object, None, errors)?;
+    validate_kind(kind, &object, None, &mut errors);
+    refuse_if_any(kind, &object, errors)?;
     Ok(object)
 }
 
@@ -114,15 +115,22 @@ pub(super) fn update(
     }
     let mut errors = Vec::new();
     validate::metadata(kind, &new, Some(old), &mut errors);
-    check(kind, &new, Some(old), errors)?;
+    // The server's own subresources do what nobody else may: they bind a pod, say.
+    if part != Part::Whole {
+        validate_kind(kind, &new, Some(old), &mut errors);
+    }
+    refuse_if_any(kind, &new, errors)?;
     Ok(new)
 }
 
-fn check(kind: &KindDef, object: &Value, old: Option<&Value>, mut errors: Vec<FieldError>) -> Result<()> {
+fn validate_kind(kind: &KindDef, object: &Value, old: Option<&Value>, errors: &mut Vec<FieldError>) {
     match &kind.custom {
-        Some(structural) => crd::validate(structural, object, old, &mut errors),
-        None => (kind.validate)(object, old, &mut errors),
+        Some(structural) => crd::validate(structural, object, old, errors),
+        None => (kind.validate)(object, old, errors),
     }
+}
+
+fn refuse_if_any(kind: &KindDef, object: &Value, errors: Vec<FieldError>) -> Result<()> {
     if errors.is_empty() {
         return Ok(());
     }

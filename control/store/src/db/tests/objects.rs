@@ -289,3 +289,21 @@ async fn a_namespace_goes_when_it_is_finalized() {
     let error = fixture.store.delete(&kind, "", "default", &DeleteOptions::default()).await.unwrap_err();
     assert_eq!(error.to_string(), "namespaces \"default\" is forbidden: this namespace may not be deleted");
 }
+
+#[tokio::test]
+async fn a_pod_is_bound_by_its_subresource_alone() {
+    let fixture = Fixture::new().await;
+    let kind = fixture.kind("pods");
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a", "image": "b"}]}});
+    fixture.create("pods", "default", pod).await;
+    let bind = |old: &Value| {
+        let mut new = old.clone();
+        new["spec"]["nodeName"] = json!("n");
+        Ok(new)
+    };
+    let options = WriteOptions::default();
+    let error = fixture.store.modify(&kind, "default", "p", Part::Main, &options, bind).await.unwrap_err();
+    assert_eq!(error.reason(), Reason::Invalid);
+    let bound = fixture.store.modify(&kind, "default", "p", Part::Whole, &options, bind).await.unwrap();
+    assert_eq!(bound["spec"]["nodeName"], "n");
+}
