@@ -125,9 +125,12 @@ impl Nodes {
         Ok(Made { uid, pod_cidrs })
     }
 
-    /// Undoes [`Nodes::make`] of a name that nobody had before.
+    /// Undoes [`Nodes::make`] of a host that was refused after all. The Node goes too: its ranges are not to
+    /// stay taken by a host that is none.
     pub(super) async fn unmake(&self, name: &NodeName) -> Result<(), kube::Error> {
-        self.edge_nodes.delete(name.as_str(), &kube::api::DeleteParams::default()).await.map(drop)
+        let parameters = kube::api::DeleteParams::default();
+        self.edge_nodes.delete(name.as_str(), &parameters).await?;
+        self.nodes.delete(name.as_str(), &parameters).await.map(drop)
     }
 
     /// The Node's pod ranges, waited for.
