@@ -161,3 +161,57 @@ impl Store {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use edgeloom_api::kind;
+    use serde_json::json;
+
+    use super::*;
+
+    async fn next(changes: &mut dyn Changes) -> Option<Change> {
+        tokio::time::timeout(Duration::from_millis(200), changes.next()).await.ok()
+    }
+
+    fn open(directory: &Path) -> Store {
+        let metastore = Metastore::open(directory.join("metastore.db")).unwrap();
+        let outbox = Outbox::open(directory.join("outbox.db")).unwrap();
+        Store::new(metastore, outbox, "edge-a", "uid", directory)
+    }
+
+    #[tokio::test]
+    async fn a_store_that_was_never_complete_says_not_that_it_is() {
+        let root = tempfile::tempdir().unwrap();
+        let store = open(root.path());
+        let mut changes = store.subscribe(&[&kind::POD]);
+        assert!(next(changes.as_mut()).await.is_none());
+        store.complete.send_replace(true);
+        assert!(matches!(next(changes.as_mut()).await, Some(Change::Synced)));
+    }
+
+    #[tokio::test]
+    async fn a_store_that_was_complete_is_so_after_a_restart_unless_it_is_lost() {
+        let root = tempfile::tempdir().unwrap();
+        let pod = json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"namespace": "d", "name": "p", "uid": "u", "resourceVersion": "1"}});
+        let store = open(root.path());
+        let update = edgeloom_client::Update::Put(pod);
+        store.metastore.apply(vec![update]).await.unwrap();
+        fs::write(&store.marker, "").unwrap();
+        drop(store);
+
+        let mut changes = open(root.path()).subscribe(&[&kind::POD]);
+        assert!(matches!(next(changes.as_mut()).await, Some(Change::Put(_))));
+        assert!(matches!(next(changes.as_mut()).await, Some(Change::Synced)));
+
+        for entry in fs::read_dir(root.path()).unwrap().flatten() {
+            if entry.file_name().to_string_lossy().starts_with("metastore") {
+                fs::remove_file(entry.path()).unwrap();
+            }
+        }
+        let mut changes = open(root.path()).subscribe(&[&kind::POD]);
+        assert!(next(changes.as_mut()).await.is_none());
+    }
+}
