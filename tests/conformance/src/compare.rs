@@ -29,7 +29,12 @@ impl Report {
             let outcome = match theirs.and_then(|theirs| theirs.get(index)) {
                 Some(theirs) => compared(case.name, index + 1, step, ours, theirs, verbose),
                 None if ours.code == step.expected() => Outcome::Pass,
-                None => Outcome::Differs(format!("expected {}, got {}: {}", step.expected(), ours.code, ours.body)),
+                None => Outcome::Differs(format!(
+                    "expected {}, got {}: {}",
+                    step.expected(),
+                    ours.code,
+                    ours.body
+                )),
             };
             self.lines.push((name, outcome));
         }
@@ -54,7 +59,8 @@ impl Report {
                 }
             }
         }
-        let against = if with_real { "the real kube-apiserver" } else { "the codes expected (no KUBEBUILDER_ASSETS)" };
+        let against =
+            if with_real { "the real kube-apiserver" } else { "the codes expected (no KUBEBUILDER_ASSETS)" };
         println!("\nagainst {against}: {passed} pass, {known} differ for a known reason, {differs} differ");
     }
 
@@ -125,7 +131,12 @@ fn collect(path: &str, real: &Value, ours: &Value, out: &mut Vec<String>) {
         (Value::Object(a), Value::Object(b)) => {
             for name in a.keys().chain(b.keys().filter(|name| !a.contains_key(*name))) {
                 let null = Value::Null;
-                collect(&format!("{path}.{name}"), a.get(name).unwrap_or(&null), b.get(name).unwrap_or(&null), out);
+                collect(
+                    &format!("{path}.{name}"),
+                    a.get(name).unwrap_or(&null),
+                    b.get(name).unwrap_or(&null),
+                    out,
+                );
             }
         }
         (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
@@ -140,5 +151,9 @@ fn collect(path: &str, real: &Value, ours: &Value, out: &mut Vec<String>) {
 fn short(value: &Value) -> String {
     const LONGEST: usize = 400;
     let text = value.to_string();
-    if text.len() <= LONGEST { text } else { format!("{}…", text.chars().take(LONGEST).collect::<String>()) }
+    if text.len() <= LONGEST {
+        text
+    } else {
+        format!("{}…", text.chars().take(LONGEST).collect::<String>())
+    }
 }

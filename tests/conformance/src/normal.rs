@@ -5,9 +5,22 @@ use serde_json::{Map, Value, json};
 
 /// Fields whose values are drawn or counted by each server for itself.
 const OWN: &[&str] = &[
-    "uid", "resourceVersion", "creationTimestamp", "deletionTimestamp", "lastTransitionTime", "lastUpdateTime",
-    "time", "clusterIP", "token", "expirationTimestamp", "storageVersionHash", "serverAddress", "nodePort",
-    "lastTimestamp", "firstTimestamp", "continue",
+    "uid",
+    "resourceVersion",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "lastTransitionTime",
+    "lastUpdateTime",
+    "time",
+    "clusterIP",
+    "token",
+    "expirationTimestamp",
+    "storageVersionHash",
+    "serverAddress",
+    "nodePort",
+    "lastTimestamp",
+    "firstTimestamp",
+    "continue",
 ];
 
 /// The value in normal form. `null` fields are dropped: on the wire they say the same as none.
@@ -19,7 +32,8 @@ pub(crate) fn normal(value: &Value) -> Value {
             names.sort();
             for name in names {
                 let value = &fields[name];
-                if value.is_null() || (name == "managedFields" && value.as_array().is_some_and(Vec::is_empty)) {
+                if value.is_null() || (name == "managedFields" && value.as_array().is_some_and(Vec::is_empty))
+                {
                     continue;
                 }
                 let own = OWN.contains(&name.as_str()) && (value.is_string() || value.is_number());
@@ -59,7 +73,9 @@ fn normal_text(text: &str) -> String {
 }
 
 fn normal_word(word: &str) -> String {
-    let age = word.strip_suffix(['s', 'm']).is_some_and(|number| !number.is_empty() && number.chars().all(|c| c.is_ascii_digit()));
+    let age = word
+        .strip_suffix(['s', 'm'])
+        .is_some_and(|number| !number.is_empty() && number.chars().all(|c| c.is_ascii_digit()));
     let uid = word.len() == 36 && word.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
     let cluster_ip = word.starts_with("10.") && word.split('.').count() == 4;
     let time = word.len() >= 20 && word.ends_with('Z') && word.contains('T') && word.starts_with("20");

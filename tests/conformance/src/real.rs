@@ -24,8 +24,16 @@ impl Real {
     pub(crate) async fn start(assets: &Path, dir: &Path) -> anyhow::Result<Self> {
         fs::create_dir_all(dir)?;
         let authority = Authority::load_or_create(dir, "conformance-ca")?;
-        save(dir, "apiserver", &authority.server("kube-apiserver", &["127.0.0.1".into(), "localhost".into()])?)?;
-        save(dir, "kubelet-client", &authority.client("kube-apiserver-kubelet-client", &["system:masters"])?)?;
+        save(
+            dir,
+            "apiserver",
+            &authority.server("kube-apiserver", &["127.0.0.1".into(), "localhost".into()])?,
+        )?;
+        save(
+            dir,
+            "kubelet-client",
+            &authority.client("kube-apiserver-kubelet-client", &["system:masters"])?,
+        )?;
         // The same key signs and checks service-account tokens.
         save(dir, "sa", &authority.server("sa", &[])?)?;
         let (etcd_port, peer_port, port) = (free_port()?, free_port()?, free_port()?);
@@ -80,7 +88,9 @@ impl Real {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
-            .with_context(|| format!("cannot start {}; does KUBEBUILDER_ASSETS hold it?", program.display()))?;
+            .with_context(|| {
+                format!("cannot start {}; does KUBEBUILDER_ASSETS hold it?", program.display())
+            })?;
         self.children.push(child);
         Ok(())
     }

@@ -118,8 +118,9 @@ pub(crate) async fn case(target: &Target, case: &Case) -> anyhow::Result<Vec<Ans
             json!({"metadata": {"name": "default"}, "automountServiceAccountToken": false}),
         ),
     ] {
-        let request =
-            Request::post(path).header("content-type", "application/json").body(Body::from(object.to_string().into_bytes()))?;
+        let request = Request::post(path)
+            .header("content-type", "application/json")
+            .body(Body::from(object.to_string().into_bytes()))?;
         let response = target.client.send(request).await?;
         anyhow::ensure!(response.status().is_success(), "cannot prepare {namespace}: {}", response.status());
     }

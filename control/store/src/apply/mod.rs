@@ -7,6 +7,7 @@
 mod managed;
 mod set;
 mod typed;
+mod zero;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -83,9 +84,9 @@ fn update(
     id: Manager,
     now: OffsetDateTime,
 ) -> Managers {
-    let empty = json!({});
     let node = Some(kind.schema.root());
-    let change = typed::compare(&without_fields(old.unwrap_or(&empty)), &without_fields(new), node);
+    let old = old.map_or_else(|| zero::object(kind), without_fields);
+    let change = typed::compare(&old, &without_fields(new), node);
     let mut after = before.clone();
     disown(&mut after, &change, &id);
     let taken = change.added.union(&change.modified);
@@ -96,11 +97,8 @@ fn update(
     });
     let set = owned.set.difference(&change.removed).union(&taken);
     let set = set.difference(&unowned()).difference_beneath(&out_of_reach(kind, &id.subresource));
-    if set != owned.set {
-        owned.time = None;
-    }
     owned.set = set;
-    after.settle(&before, now);
+    after.settle(&before, &id, now);
     after
 }
 
@@ -190,13 +188,13 @@ impl Apply {
     ) -> Result<Value, Vec<(Manager, Set)>> {
         let id = Manager::new(Operation::Apply, &self.manager, "", &self.subresource);
         let blank = json!({"apiVersion": config["apiVersion"], "kind": config["kind"]});
-        let before = self.managers(kind, live, &blank);
+        let before = self.managers(kind, live);
         let live = live.map_or(blank, without_fields);
         let said = typed::field_set(config, node);
         let set = said.difference(&unowned()).difference_beneath(&out_of_reach(kind, &self.subresource));
         let former = before.0.get(&id).cloned();
         let mut after = before.clone();
-        let time = former.as_ref().filter(|former| former.set == set).and_then(|former| former.time.clone());
+        let time = former.as_ref().and_then(|former| former.time.clone());
         after.0.insert(id.clone(), Owned { set, api_version: kind.api_version(), time });
         let merged = typed::merge(&live, config, node);
         let owned = after.0.values().fold(said, |owned, one| owned.union(&one.set));
@@ -216,7 +214,7 @@ impl Apply {
         if !change.is_same() {
             disown(&mut after, &change, &id);
         }
-        after.settle(&before, self.now);
+        after.settle(&before, &id, self.now);
         if self.manager == "kubectl" {
             update_last_applied(&mut merged, config);
         }
@@ -225,14 +223,14 @@ impl Apply {
     }
 
     /// The managers before; for an object that has none, what it holds is nobody's in particular.
-    fn managers(&self, kind: &KindDef, live: Option<&Value>, blank: &Value) -> Managers {
+    fn managers(&self, kind: &KindDef, live: Option<&Value>) -> Managers {
         let Some(live) = live else { return Managers::default() };
         let managers = Managers::decode(live).unwrap_or_default();
         if !managers.is_empty() {
             return managers;
         }
         let id = Manager::new(Operation::Update, BEFORE_FIRST_APPLY, &kind.api_version(), "");
-        update(kind, Some(blank), live, managers, id, self.now)
+        update(kind, None, live, managers, id, self.now)
     }
 
     /// `kubectl apply --server-side` may take over what `kubectl apply` has applied before.

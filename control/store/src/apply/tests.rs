@@ -62,7 +62,7 @@ fn conflicts_name_manager_and_path() {
     assert_eq!(refusal.causes()[0].field, ".spec.replicas");
     let forced = apply("m", true).merged(&kind, Some(&live), &config).unwrap();
     assert_eq!(forced["spec"]["replicas"], 3);
-    assert_eq!(fields_of(&forced, "kubectl-client-side-apply"), json!({"f:spec": {}}));
+    assert_eq!(fields_of(&forced, "kubectl-client-side-apply"), Value::Null);
     let same = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"},
         "spec": {"replicas": 1}});
     let shared = apply("m", false).merged(&kind, Some(&live), &same).unwrap();

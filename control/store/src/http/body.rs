@@ -159,6 +159,9 @@ pub(crate) fn syntax(bytes: &[u8], error: &serde_json::Error) -> String {
             let bad =
                 std::str::from_utf8(&bytes[at.min(bytes.len())..]).ok().and_then(|rest| rest.chars().next());
             let what = error.to_string();
+            if let Some(wrong) = literal(&bytes[..at.min(bytes.len())], bytes, at) {
+                return wrong;
+            }
             match bad {
                 Some(bad) if what.starts_with("expected value") => {
                     format!("invalid character '{bad}' looking for beginning of value")
@@ -174,6 +177,17 @@ pub(crate) fn syntax(bytes: &[u8], error: &serde_json::Error) -> String {
         }
         _ => error.to_string(),
     }
+}
+
+/// A word that begins as `null`, `true` or `false` does and goes on otherwise.
+fn literal(before: &[u8], bytes: &[u8], at: usize) -> Option<String> {
+    let start = before.iter().rposition(|byte| !byte.is_ascii_lowercase()).map_or(0, |last| last + 1);
+    let word =
+        ["null", "true", "false"].into_iter().find(|word| bytes.get(start) == word.as_bytes().first())?;
+    let known = word.bytes().zip(&bytes[start..]).take_while(|(one, other)| one == *other).count();
+    let (bad, expected) = (*bytes.get(start + known)?, word.as_bytes().get(known)?);
+    let (bad, expected) = (char::from(bad), char::from(*expected));
+    (start <= at).then(|| format!("invalid character '{bad}' in literal {word} (expecting '{expected}')"))
 }
 
 fn offset(bytes: &[u8], error: &serde_json::Error) -> usize {
@@ -214,6 +228,7 @@ mod tests {
         for (body, why) in [
             (&b"xx"[..], "invalid character 'x' looking for beginning of value (7878)"),
             (b"", "unexpected end of JSON input (<empty>)"),
+            (b"nonsense", "invalid character 'o' in literal null (expecting 'u') (6e6f6e73656e7365)"),
             (
                 br#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"q4""#,
                 r#"unexpected end of JSON input ({"kind":"ConfigMap","apiVersio ...)"#,

@@ -79,7 +79,7 @@ pub(super) async fn answer(
         "log" if object["spec"]["nodeName"].as_str().unwrap_or("").is_empty() => {
             // Nothing has run yet: an empty log.
             container(&object, call.query.get("container"))?;
-            return Ok(super::answer::respond(StatusCode::OK, "text/plain", ""));
+            return Ok(super::answer::respond(StatusCode::NO_CONTENT, "text/plain", ""));
         }
         _ => (node_of(&object, &call)?, pod_path(&object, &call)?),
     };

@@ -72,7 +72,11 @@ pub(super) async fn create(face: &Face, call: &Call, bytes: &[u8]) -> Result<Res
     }
     escalation::check(&face.access.rules(), &call.user, &call.kind, &object)?;
     let tracked = tracked(call, options.dry_run);
-    let stored = face.store.create(&call.kind, call.namespace(), object, &tracked).await?;
+    let mut stored = face.store.create(&call.kind, call.namespace(), object, &tracked).await?;
+    if let Some(metadata) = stored["metadata"].as_object_mut().filter(|_| options.dry_run) {
+        // What was not stored has no version.
+        metadata.shift_remove("resourceVersion");
+    }
     let mut response = objects::show(call, wanted, StatusCode::CREATED, &stored)?;
     warn(&mut response, &warnings);
     Ok(response)

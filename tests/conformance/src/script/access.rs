@@ -14,15 +14,39 @@ fn reviews() -> Vec<Step> {
     let authorization = "/apis/authorization.k8s.io/v1";
     vec![
         post("/apis/authentication.k8s.io/v1/selfsubjectreviews", "{}", 201),
-        post(&format!("{authorization}/selfsubjectaccessreviews"), r#"{"spec":{"resourceAttributes":{"verb":"get","resource":"pods","namespace":"{ns}"}}}"#, 201),
+        post(
+            &format!("{authorization}/selfsubjectaccessreviews"),
+            r#"{"spec":{"resourceAttributes":{"verb":"get","resource":"pods","namespace":"{ns}"}}}"#,
+            201,
+        ),
         post(&format!("{authorization}/selfsubjectaccessreviews"), r#"{"spec":{}}"#, 422),
-        post(&format!("{authorization}/subjectaccessreviews"), r#"{"spec":{"user":"nobody","resourceAttributes":{"verb":"get","resource":"pods","namespace":"{ns}"}}}"#, 201),
-        post(&format!("{authorization}/subjectaccessreviews"), r#"{"spec":{"user":"nobody","groups":["system:authenticated"],"nonResourceAttributes":{"verb":"get","path":"/version"}}}"#, 201),
-        post(&format!("{authorization}/subjectaccessreviews"), r#"{"spec":{"resourceAttributes":{"verb":"get","resource":"pods"}}}"#, 422),
+        post(
+            &format!("{authorization}/subjectaccessreviews"),
+            r#"{"spec":{"user":"nobody","resourceAttributes":{"verb":"get","resource":"pods","namespace":"{ns}"}}}"#,
+            201,
+        ),
+        post(
+            &format!("{authorization}/subjectaccessreviews"),
+            r#"{"spec":{"user":"nobody","groups":["system:authenticated"],"nonResourceAttributes":{"verb":"get","path":"/version"}}}"#,
+            201,
+        ),
+        post(
+            &format!("{authorization}/subjectaccessreviews"),
+            r#"{"spec":{"resourceAttributes":{"verb":"get","resource":"pods"}}}"#,
+            422,
+        ),
         post("/apis/authentication.k8s.io/v1/tokenreviews", r#"{"spec":{"token":"nonsense"}}"#, 201),
         post("/apis/authentication.k8s.io/v1/tokenreviews", r#"{"spec":{}}"#, 400),
-        post("/api/v1/namespaces/{ns}/serviceaccounts/default/token", r#"{"spec":{"audiences":["a"],"expirationSeconds":900}}"#, 201),
-        post("/api/v1/namespaces/{ns}/serviceaccounts/default/token", r#"{"spec":{"expirationSeconds":1}}"#, 422),
+        post(
+            "/api/v1/namespaces/{ns}/serviceaccounts/default/token",
+            r#"{"spec":{"audiences":["a"],"expirationSeconds":900}}"#,
+            201,
+        ),
+        post(
+            "/api/v1/namespaces/{ns}/serviceaccounts/default/token",
+            r#"{"spec":{"expirationSeconds":1}}"#,
+            422,
+        ),
         post("/api/v1/namespaces/{ns}/serviceaccounts/nobody/token", "{}", 404),
         kubectl("auth can-i list pods", 0),
         kubectl("auth can-i list pods --as=nobody", 1),
@@ -36,10 +60,26 @@ fn reviews() -> Vec<Step> {
 fn roles() -> Vec<Step> {
     let rbac = "/apis/rbac.authorization.k8s.io/v1/namespaces/{ns}";
     vec![
-        post(&format!("{rbac}/roles"), r#"{"metadata":{"name":"r"},"rules":[{"apiGroups":[""],"resources":["pods"],"verbs":["get","list"]}]}"#, 201),
-        post(&format!("{rbac}/roles"), r#"{"metadata":{"name":"s"},"rules":[{"apiGroups":[""],"resources":["pods"]}]}"#, 422),
-        post(&format!("{rbac}/rolebindings"), r#"{"metadata":{"name":"b"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"Role","name":"r"},"subjects":[{"kind":"ServiceAccount","name":"default"},{"kind":"User","name":"u"}]}"#, 201),
-        post(&format!("{rbac}/rolebindings"), r#"{"metadata":{"name":"c"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"Nonsense","name":"r"}}"#, 422),
+        post(
+            &format!("{rbac}/roles"),
+            r#"{"metadata":{"name":"r"},"rules":[{"apiGroups":[""],"resources":["pods"],"verbs":["get","list"]}]}"#,
+            201,
+        ),
+        post(
+            &format!("{rbac}/roles"),
+            r#"{"metadata":{"name":"s"},"rules":[{"apiGroups":[""],"resources":["pods"]}]}"#,
+            422,
+        ),
+        post(
+            &format!("{rbac}/rolebindings"),
+            r#"{"metadata":{"name":"b"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"Role","name":"r"},"subjects":[{"kind":"ServiceAccount","name":"default"},{"kind":"User","name":"u"}]}"#,
+            201,
+        ),
+        post(
+            &format!("{rbac}/rolebindings"),
+            r#"{"metadata":{"name":"c"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"Nonsense","name":"r"}}"#,
+            422,
+        ),
         merge(&format!("{rbac}/rolebindings/b"), r#"{"roleRef":{"name":"other"}}"#, 422),
         kubectl("get roles,rolebindings -o wide", 0),
         kubectl("wait --for=jsonpath={.metadata.name}=r role/r", 0),
@@ -58,7 +98,13 @@ const REQUEST: &str = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlHNk1HS
 fn signing() -> Vec<Step> {
     let path = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
     vec![
-        post(path, &format!(r#"{{"metadata":{{"name":"{{ns}}"}},"spec":{{"request":"{REQUEST}","signerName":"example.com/x","usages":["digital signature","client auth"]}}}}"#), 422),
+        post(
+            path,
+            &format!(
+                r#"{{"metadata":{{"name":"{{ns}}"}},"spec":{{"request":"{REQUEST}","signerName":"example.com/x","usages":["digital signature","client auth"]}}}}"#
+            ),
+            422,
+        ),
         post(path, r#"{"metadata":{"name":"{ns}"},"spec":{"request":"AAAA","usages":[]}}"#, 422),
     ]
 }

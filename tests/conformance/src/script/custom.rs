@@ -9,10 +9,16 @@ pub(super) fn cases() -> Vec<Case> {
     let path = "/apis/example.com/v1/namespaces/{ns}/widgets";
     let w = format!("{path}/w");
     let widget = |spec: &str| {
-        format!(r#"{{"apiVersion":"example.com/v1","kind":"Widget","metadata":{{"name":"w"}},"spec":{spec}}}"#)
+        format!(
+            r#"{{"apiVersion":"example.com/v1","kind":"Widget","metadata":{{"name":"w"}},"spec":{spec}}}"#
+        )
     };
     let steps = vec![
-        post(definitions, r#"{"metadata":{"name":"wrong"},"spec":{"group":"example.com","scope":"Namespaced","names":{"kind":"Widget","plural":"widgets"},"versions":[]}}"#, 422),
+        post(
+            definitions,
+            r#"{"metadata":{"name":"wrong"},"spec":{"group":"example.com","scope":"Namespaced","names":{"kind":"Widget","plural":"widgets"},"versions":[]}}"#,
+            422,
+        ),
         post(definitions, DEFINITION, 201),
         kubectl("wait --for=condition=Established crd/widgets.example.com --timeout=30s", 0),
         kubectl("wait --for=condition=NamesAccepted crd/widgets.example.com --timeout=30s", 0),
@@ -30,8 +36,16 @@ pub(super) fn cases() -> Vec<Case> {
         get(&format!("{w}/scale"), 200),
         merge(&format!("{w}/scale"), r#"{"spec":{"replicas":3}}"#, 200),
         strategic(&w, r#"{"spec":{}}"#, 415),
-        apply(&format!("{w}?fieldManager=m"), &widget(r#"{"colour":"blue","parts":[{"name":"b","n":2}]}"#), 200),
-        apply(&format!("{w}?fieldManager=n"), &widget(r#"{"colour":"blue","parts":[{"name":"b","n":3}]}"#), 409),
+        apply(
+            &format!("{w}?fieldManager=m"),
+            &widget(r#"{"colour":"blue","parts":[{"name":"b","n":2}]}"#),
+            200,
+        ),
+        apply(
+            &format!("{w}?fieldManager=n"),
+            &widget(r#"{"colour":"blue","parts":[{"name":"b","n":3}]}"#),
+            409,
+        ),
         apply(&format!("{w}?fieldManager=m"), &widget(r#"{"colour":"blue"}"#), 200),
         get("/apis/example.com/v1", 200),
         kubectl("explain widget.spec", 0),

@@ -32,7 +32,11 @@ pub(crate) enum Step {
         /// The real server's answer may hold more: only what ours holds is compared.
         subset: bool,
     },
-    Kubectl { line: &'static str, input: &'static str, expected: i64 },
+    Kubectl {
+        line: &'static str,
+        input: &'static str,
+        expected: i64,
+    },
 }
 
 impl Step {

@@ -16,13 +16,21 @@ pub(super) fn cases() -> Vec<Case> {
 fn objects() -> Vec<super::Step> {
     let a = format!("{CM}/a");
     vec![
-        post(CM, r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","labels":{"l":"1"}},"data":{"x":"1"}}"#, 201),
+        post(
+            CM,
+            r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a","labels":{"l":"1"}},"data":{"x":"1"}}"#,
+            201,
+        ),
         post(CM, r#"{"metadata":{"name":"a"}}"#, 409),
         get(&a, 200),
         get(&a, 200).accept(TABLE),
         get(&a, 200).accept("application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"),
         put(&a, r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"a"},"data":{"y":"2"}}"#, 200),
-        put(&a, r#"{"metadata":{"name":"a","annotations":{"k":"v"}},"data":{"y":"2"},"binaryData":{"b":"AAE="}}"#, 200),
+        put(
+            &a,
+            r#"{"metadata":{"name":"a","annotations":{"k":"v"}},"data":{"y":"2"},"binaryData":{"b":"AAE="}}"#,
+            200,
+        ),
         merge(&format!("{a}?dryRun=All"), r#"{"data":{"z":"3"}}"#, 200),
         get(&a, 200),
         merge(&a, r#"{"immutable":true}"#, 200),
@@ -30,18 +38,32 @@ fn objects() -> Vec<super::Step> {
         post(&format!("{CM}?dryRun=All"), r#"{"metadata":{"name":"dry"}}"#, 201),
         get(&format!("{CM}/dry"), 404),
         post("/api/v1/namespaces/{ns}/secrets", r#"{"metadata":{"name":"s"},"stringData":{"a":"b"}}"#, 201),
-        post("/api/v1/namespaces/{ns}/secrets", r#"{"metadata":{"name":"t"},"type":"kubernetes.io/tls"}"#, 422),
+        post(
+            "/api/v1/namespaces/{ns}/secrets",
+            r#"{"metadata":{"name":"t"},"type":"kubernetes.io/tls"}"#,
+            422,
+        ),
         get("/api/v1/namespaces/{ns}/secrets", 200).accept(TABLE),
-        post("/api/v1/namespaces/{ns}/events", r#"{"metadata":{"name":"e"},"involvedObject":{"namespace":"{ns}","name":"a","kind":"ConfigMap"},"reason":"R","message":"m","type":"Normal"}"#, 201),
+        post(
+            "/api/v1/namespaces/{ns}/events",
+            r#"{"metadata":{"name":"e"},"involvedObject":{"namespace":"{ns}","name":"a","kind":"ConfigMap"},"reason":"R","message":"m","type":"Normal"}"#,
+            201,
+        ),
         get("/apis/events.k8s.io/v1/namespaces/{ns}/events/e", 200),
-        post("/apis/coordination.k8s.io/v1/namespaces/{ns}/leases", r#"{"metadata":{"name":"l"},"spec":{"holderIdentity":"h","leaseDurationSeconds":40,"renewTime":"2026-01-01T00:00:00.000001Z"}}"#, 201),
+        post(
+            "/apis/coordination.k8s.io/v1/namespaces/{ns}/leases",
+            r#"{"metadata":{"name":"l"},"spec":{"holderIdentity":"h","leaseDurationSeconds":40,"renewTime":"2026-01-01T00:00:00.000001Z"}}"#,
+            201,
+        ),
         get("/apis/coordination.k8s.io/v1/namespaces/{ns}/leases", 200).accept(TABLE),
     ]
 }
 
 fn lists() -> Vec<super::Step> {
     let mut steps: Vec<super::Step> = (0..4)
-        .map(|n| post(CM, &format!(r#"{{"metadata":{{"name":"m{n}","labels":{{"n":"{n}","all":"yes"}}}}}}"#), 201))
+        .map(|n| {
+            post(CM, &format!(r#"{{"metadata":{{"name":"m{n}","labels":{{"n":"{n}","all":"yes"}}}}}}"#), 201)
+        })
         .collect();
     steps.extend([
         get(CM, 200),

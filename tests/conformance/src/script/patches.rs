@@ -24,7 +24,10 @@ fn json() -> Vec<Step> {
         (r#"[{"op":"add","path":"/nonsense/deep","value":1}]"#, 422),
         (r#"[{"op":"nonsense","path":"/data/x"}]"#, 422),
         (r#"[{"op":"add","path":"/metadata/labels","value":{"a~b/c":"d"}}]"#, 422),
-        (r#"[{"op":"add","path":"/metadata/annotations","value":{}},{"op":"add","path":"/metadata/annotations/k~1v","value":"d"}]"#, 200),
+        (
+            r#"[{"op":"add","path":"/metadata/annotations","value":{}},{"op":"add","path":"/metadata/annotations/k~1v","value":"d"}]"#,
+            200,
+        ),
         (r#"{"op":"add"}"#, 400),
         ("nonsense", 400),
     ] {

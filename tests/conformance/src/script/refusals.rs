@@ -34,8 +34,16 @@ fn bodies() -> Vec<Step> {
     .map(|(body, code)| post(CM, body, code))
     .collect();
     steps.extend([
-        post(&format!("{CM}?fieldValidation=Strict"), r#"{"metadata":{"name":"a","foo":1},"datax":{},"data":{"a":"1","a":"2"}}"#, 400),
-        post(&format!("{CM}?fieldValidation=Warn"), r#"{"metadata":{"name":"a","foo":1},"datax":{},"data":{"a":"1","a":"2"}}"#, 201),
+        post(
+            &format!("{CM}?fieldValidation=Strict"),
+            r#"{"metadata":{"name":"a","foo":1},"datax":{},"data":{"a":"1","a":"2"}}"#,
+            400,
+        ),
+        post(
+            &format!("{CM}?fieldValidation=Warn"),
+            r#"{"metadata":{"name":"a","foo":1},"datax":{},"data":{"a":"1","a":"2"}}"#,
+            201,
+        ),
         post(&format!("{CM}?fieldValidation=Nonsense&dryRun=Nonsense"), "{}", 422),
         request("POST", CM, "text/x", "{}", 415),
         put(&a, r#"{"metadata":{"name":"b"}}"#, 400),
