@@ -195,7 +195,12 @@ impl FieldSelector {
             let known = matches!(field, "metadata.name" | "metadata.namespace")
                 || kind.selectable.iter().any(|one| one == field);
             if !known {
-                return Err(Error::bad_request(format!("field label not supported: {field}")));
+                return Err(Error::bad_request(if kind.selectable.is_empty() {
+                    let known = "only \"metadata.name\", \"metadata.namespace\"";
+                    format!("{field:?} is not a known field selector: {known}")
+                } else {
+                    format!("field label not supported: {field}")
+                }));
             }
             terms.push((field.to_owned(), equal, value.replace('\\', "")));
         }

@@ -15,7 +15,6 @@ const OWN: &[&str] = &[
     "clusterIP",
     "token",
     "expirationTimestamp",
-    "storageVersionHash",
     "serverAddress",
     "nodePort",
     "lastTimestamp",
@@ -32,7 +31,10 @@ pub(crate) fn normal(value: &Value) -> Value {
             names.sort();
             for name in names {
                 let value = &fields[name];
-                if value.is_null() || (name == "managedFields" && value.as_array().is_some_and(Vec::is_empty))
+                // A hint for storage migration, of no use to a client.
+                if value.is_null()
+                    || name == "storageVersionHash"
+                    || (name == "managedFields" && value.as_array().is_some_and(Vec::is_empty))
                 {
                     continue;
                 }
@@ -40,6 +42,7 @@ pub(crate) fn normal(value: &Value) -> Value {
                 let shown = match name.as_str() {
                     _ if own => json!("*"),
                     "clusterIPs" => json!(["*"]),
+                    "authentication.kubernetes.io/credential-id" => json!(["*"]),
                     _ => normal(value),
                 };
                 kept.insert(name.clone(), shown);

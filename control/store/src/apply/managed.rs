@@ -106,12 +106,10 @@ impl Managers {
         self.0.is_empty()
     }
 
-    /// Drops managers that own nothing, and notes the time if what `actor` owns is not what it was.
-    pub(super) fn settle(&mut self, before: &Self, actor: &Manager, now: OffsetDateTime) {
+    /// Drops managers that own nothing, and notes the time for `actor`, if it took or changed anything.
+    pub(super) fn settle(&mut self, actor: Option<&Manager>, now: OffsetDateTime) {
         self.0.retain(|_, owned| !owned.set.is_empty());
-        if let Some(owned) = self.0.get_mut(actor)
-            && before.0.get(actor).is_none_or(|former| former.set != owned.set)
-        {
+        if let Some(owned) = actor.and_then(|actor| self.0.get_mut(actor)) {
             owned.time = Some(timestamp(now));
         }
         self.cap();
@@ -211,9 +209,8 @@ mod tests {
             };
             managers.0.insert(Manager::new(Operation::Update, &format!("m{number}"), "v1", ""), owned);
         }
-        let before = managers.clone();
         let actor = Manager::new(Operation::Update, "m0", "v1", "");
-        managers.settle(&before, &actor, OffsetDateTime::UNIX_EPOCH);
+        managers.settle(Some(&actor), OffsetDateTime::UNIX_EPOCH);
         assert_eq!(managers.0.len(), MAX_UPDATERS + 1);
         let ancient = managers.0.iter().find(|(manager, _)| manager.name == ANCIENT).unwrap();
         assert_eq!(ancient.1.set.paths(), [".f0", ".f1", ".f2", ".f3"]);

@@ -89,16 +89,17 @@ fn update(
     let change = typed::compare(&old, &without_fields(new), node);
     let mut after = before.clone();
     disown(&mut after, &change, &id);
-    let taken = change.added.union(&change.modified);
+    let reachable =
+        |set: &Set| set.difference(&unowned()).difference_beneath(&out_of_reach(kind, &id.subresource));
+    let taken = reachable(&change.added.union(&change.modified));
     let owned = after.0.entry(id.clone()).or_insert_with(|| Owned {
         set: Set::default(),
         api_version: kind.api_version(),
         time: None,
     });
     let set = owned.set.difference(&change.removed).union(&taken);
-    let set = set.difference(&unowned()).difference_beneath(&out_of_reach(kind, &id.subresource));
-    owned.set = set;
-    after.settle(&before, &id, now);
+    owned.set = reachable(&set);
+    after.settle(Some(&id).filter(|_| !taken.is_empty()), now);
     after
 }
 
@@ -214,7 +215,7 @@ impl Apply {
         if !change.is_same() {
             disown(&mut after, &change, &id);
         }
-        after.settle(&before, &id, self.now);
+        after.settle(Some(&id).filter(|_| merged != live), self.now);
         if self.manager == "kubectl" {
             update_last_applied(&mut merged, config);
         }

@@ -14,6 +14,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose,
 };
+use sha2::Digest as _;
 use time::OffsetDateTime;
 
 use super::User;
@@ -165,7 +166,10 @@ pub fn user_of(certificate: &[u8]) -> Option<User> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let name = parsed.subject().iter_common_name().next()?.as_str().ok()?;
     let groups = parsed.subject().iter_organization().filter_map(|group| group.as_str().ok());
-    (!name.is_empty()).then(|| User::authenticated(name, groups.map(str::to_owned).collect()))
+    let mut user = User::authenticated(name, groups.map(str::to_owned).collect());
+    let print = format!("X509SHA256={}", hex::encode(sha2::Sha256::digest(certificate)));
+    user.extra.insert("authentication.kubernetes.io/credential-id".to_owned(), vec![print]);
+    (!name.is_empty()).then_some(user)
 }
 
 /// When a PEM certificate ends and for which names it stands; `None` if it cannot be read.

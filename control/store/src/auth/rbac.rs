@@ -98,6 +98,7 @@ fn resource_matches(pattern: &str, asked: &Attributes) -> bool {
 
 #[derive(Clone, Debug)]
 struct Binding {
+    name: String,
     /// Empty for a ClusterRoleBinding.
     namespace: String,
     cluster_role: bool,
@@ -109,6 +110,8 @@ struct Binding {
 enum Subject {
     User(String),
     Group(String),
+    /// Namespace and name.
+    Account(String, String),
 }
 
 impl Subject {
@@ -119,7 +122,7 @@ impl Subject {
             "Group" => Some(Self::Group(name.to_owned())),
             "ServiceAccount" => {
                 let namespace = subject["namespace"].as_str().unwrap_or(namespace);
-                Some(Self::User(format!("system:serviceaccount:{namespace}:{name}")))
+                Some(Self::Account(namespace.to_owned(), name.to_owned()))
             }
             _ => None,
         }
@@ -129,6 +132,18 @@ impl Subject {
         match self {
             Self::User(name) => *name == user.name,
             Self::Group(name) => user.groups.contains(name),
+            Self::Account(namespace, name) => {
+                let rest = user.name.strip_prefix("system:serviceaccount:");
+                rest.and_then(|rest| rest.split_once(':')) == Some((namespace, name))
+            }
+        }
+    }
+
+    fn shown(&self) -> String {
+        match self {
+            Self::User(name) => format!("User {name:?}"),
+            Self::Group(name) => format!("Group {name:?}"),
+            Self::Account(namespace, name) => format!("ServiceAccount \"{name}/{namespace}\""),
         }
     }
 }
@@ -191,7 +206,7 @@ impl Rules {
         for binding in self.bindings_of(user, &asked.namespace) {
             match self.rules_of(binding) {
                 Some(rules) if rules.iter().any(|rule| rule.allows(asked)) => {
-                    return Decision { allowed: true, reason: binding.why() };
+                    return Decision { allowed: true, reason: binding.why(user) };
                 }
                 Some(_) => {}
                 None => missing.push(binding.missing()),
@@ -238,27 +253,27 @@ impl Rules {
 }
 
 fn binding(object: &Value) -> Binding {
-    let (namespace, _) = key(object);
+    let (namespace, name) = key(object);
     let subjects = object["subjects"].as_array().into_iter().flatten();
     Binding {
         cluster_role: object["roleRef"]["kind"] == "ClusterRole",
         role: object["roleRef"]["name"].as_str().unwrap_or("").to_owned(),
         subjects: subjects.filter_map(|subject| Subject::from_json(subject, &namespace)).collect(),
+        name,
         namespace,
     }
 }
 
 impl Binding {
-    fn why(&self) -> String {
+    fn why(&self, user: &User) -> String {
         let role = if self.cluster_role { "ClusterRole" } else { "Role" };
-        if self.namespace.is_empty() {
-            format!("RBAC: allowed by ClusterRoleBinding of {role} {:?}", self.role)
+        let binding = if self.namespace.is_empty() {
+            format!("ClusterRoleBinding {:?}", self.name)
         } else {
-            format!(
-                "RBAC: allowed by RoleBinding of {role} {:?} in namespace {:?}",
-                self.role, self.namespace
-            )
-        }
+            format!("RoleBinding \"{}/{}\"", self.name, self.namespace)
+        };
+        let subject = self.subjects.iter().find(|subject| subject.is(user)).map(Subject::shown);
+        format!("RBAC: allowed by {binding} of {role} {:?} to {}", self.role, subject.unwrap_or_default())
     }
 
     fn missing(&self) -> String {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::answer::{Response, Wanted};
 use super::{Call, Face, body, objects};
 use crate::db::{DeleteOptions, List, Propagation};
-use crate::error::{Error, FieldError, Result};
+use crate::error::{FieldError, Result};
 
 /// `DeleteOptions` of body and query; the body counts first.
 pub(super) fn options(call: &Call, bytes: &[u8]) -> Result<DeleteOptions> {
@@ -83,10 +83,7 @@ pub(super) async fn collection(face: &Face, call: &Call, bytes: &[u8]) -> Result
     let wanted = Wanted::negotiate(&call.headers, &call.query)?;
     let options = options(call, bytes)?;
     if call.kind.namespaced && call.target.namespace.is_empty() {
-        return Err(Error::new(
-            crate::error::Reason::MethodNotAllowed,
-            "the server does not allow this method on the requested resource",
-        ));
+        return Err(super::route::method_not_allowed());
     }
     let items = face.store.delete_collection(&call.kind, objects::options(call)?, &options).await?;
     let list = List {

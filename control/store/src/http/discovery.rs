@@ -168,7 +168,12 @@ fn aggregate(registry: &Registry, core: bool) -> Response {
 }
 
 fn resource(kind: &KindDef) -> Value {
-    let type_of = |(group, version, kind): &(String, String, String)| json!({"group": group, "version": version, "kind": kind});
+    // Group and version are said where they are not the resource's own.
+    let type_of = |(group, version, name): &(String, String, String)| {
+        let own = *group == kind.group && *version == kind.version;
+        let (group, version) = if own { ("", "") } else { (group.as_str(), version.as_str()) };
+        json!({"group": group, "version": version, "kind": name})
+    };
     let mut resource = json!({
         "resource": kind.plural,
         "responseKind": type_of(&(kind.group.clone(), kind.version.clone(), kind.kind.clone())),

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::answer::{Response, Wanted};
 use super::{Call, Face, write};
+use crate::apply;
 use crate::auth::token::ISSUER;
 use crate::auth::{Attributes, User};
 use crate::error::{Error, FieldError, Reason, Result};
@@ -26,6 +27,11 @@ pub(super) async fn answer(face: &Face, call: &Call, bytes: &[u8]) -> Result<Res
         review["metadata"] = json!({});
     }
     let spec = review["spec"].clone();
+    if call.kind.kind == "SelfSubjectReview" {
+        review["metadata"]["creationTimestamp"] = json!(super::subresources::rfc3339(call.now));
+    } else {
+        apply::tracker(call.manager(), String::new(), call.now)(&call.kind, None, &mut review);
+    }
     review["status"] = match call.kind.kind.as_str() {
         "SelfSubjectReview" => json!({"userInfo": call.user.to_json()}),
         "TokenReview" => token(face, &spec).await?,
@@ -52,7 +58,12 @@ pub(super) async fn answer(face: &Face, call: &Call, bytes: &[u8]) -> Result<Res
 }
 
 fn invalid(call: &Call, field: &str, value: &Value, why: &str) -> Error {
-    Error::invalid(&call.kind, "", vec![FieldError::invalid(field, value, why)])
+    // The real server names no kind here.
+    let cause = FieldError::invalid(field, value, why);
+    let group = &call.kind.group;
+    Error::new(Reason::Invalid, format!(".{group} \"\" is invalid: {cause}"))
+        .about_resource(group, "", "")
+        .with_causes(vec![cause])
 }
 
 fn strings(value: &Value) -> Vec<String> {

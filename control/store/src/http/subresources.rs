@@ -299,6 +299,7 @@ async fn bound_to(
     Ok(if plural == "pods" { (reference, None) } else { (None, reference) })
 }
 
-fn rfc3339(time: OffsetDateTime) -> String {
+/// A time as objects hold it.
+pub(super) fn rfc3339(time: OffsetDateTime) -> String {
     time.replace_nanosecond(0).unwrap_or(time).format(&Rfc3339).unwrap_or_default()
 }
