@@ -169,7 +169,15 @@ pack_images() {
 
 apply_example() {
   kubectl apply -f "$examples/shop/"
-  kubectl -n shop rollout status deployment/orders deployment/client --timeout=90s
+  local deployment
+  for deployment in orders client; do
+    if ! kubectl -n shop rollout status "deployment/$deployment" --timeout=90s; then
+      kubectl -n shop get pods -o wide
+      kubectl -n shop get events --sort-by=.lastTimestamp | tail -n 8
+      kubectl get nodes -o 'custom-columns=NODE:.metadata.name,TAINTS:.spec.taints[*].key'
+      return 1
+    fi
+  done
 }
 
 call() {
@@ -184,7 +192,7 @@ up() {
   install_missing
   build "${packages[@]}"
   bring_lab_up
-  step "control with its embedded Kubernetes API" start_control || fail "the control did not start" "log: $logs/cloud-edgeloom-control.log"
+  step "control with $([ -n "${CONTROL_PLANE:-}" ] && echo "the cluster given" || echo "its embedded Kubernetes API")" start_control || fail "the control did not start" "log: $logs/cloud-edgeloom-control.log"
   mkdir -p "$state/images"
   step "example image" pack_images || fail "the example's image could not be packed"
   for edge in "${edges[@]}"; do
@@ -229,7 +237,7 @@ Try next:
   kubectl -n shop logs deployment/orders
   kubectl -n shop exec -it deployment/client -- sh
   meshctl peers                                  # direct or relayed, round trip, bytes
-  NAT=symmetric sudo -E deploy/quickstart.sh     # the same through the relay
+  sudo NAT=symmetric deploy/quickstart.sh        # the same through the relay
   sudo deploy/quickstart.sh down                 # removes everything
 TEXT
 }
