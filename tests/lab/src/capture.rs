@@ -13,6 +13,8 @@ use crate::{Error, Lab, Result};
 
 /// How long tcpdump may take to open its interface.
 const START: Duration = Duration::from_secs(10);
+/// A file that has not grown for so long is complete.
+const SETTLED: Duration = Duration::from_millis(300);
 /// A pcap file without a packet is its header.
 const HEADER: u64 = 24;
 
@@ -31,7 +33,7 @@ impl Capture {
     pub fn start(lab: &Lab, name: &str, interface: &str, file: &Path) -> Result<Self> {
         let output = fs::File::create(file).map_err(Error::io("create", file))?;
         let mut command = lab.command(name, "tcpdump")?;
-        command.args(["-i", interface, "-U", "-s", "0", "-w", "-"]).stdin(Stdio::null());
+        command.args(["-i", interface, "--immediate-mode", "-U", "-s", "0", "-w", "-"]).stdin(Stdio::null());
         let child =
             command.stdout(output).stderr(Stdio::null()).spawn().map_err(Error::io("run", "tcpdump"))?;
         let mut capture = Self { child, file: file.to_owned() };
@@ -47,11 +49,17 @@ impl Capture {
         Ok(capture)
     }
 
-    /// Ends the capture and returns the pcap file's bytes.
+    /// Ends the capture, once it has written what passed before, and returns the pcap file's bytes.
     ///
     /// # Errors
     /// Where the file cannot be read.
     pub fn stop(mut self) -> Result<Vec<u8>> {
+        let mut before = 0;
+        // It says nowhere that it has caught up: it has when its file grows no more.
+        while fs::metadata(&self.file).map_or(0, |found| found.len()) != before {
+            before = fs::metadata(&self.file).map_or(0, |found| found.len());
+            thread::sleep(SETTLED);
+        }
         self.end();
         fs::read(&self.file).map_err(Error::io("read", &self.file))
     }

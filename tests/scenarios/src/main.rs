@@ -24,9 +24,9 @@ use crate::world::World;
 #[derive(Debug, Parser)]
 #[command(name = "scenarios")]
 struct Cli {
-    /// Only the promises whose names contain this.
-    #[arg(long)]
-    only: Option<String>,
+    /// Only the promises whose names contain one of these, with commas between them.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
     /// Break each mechanism once and expect the scenarios that claim it to fail.
     #[arg(long)]
     sabotage: bool,
@@ -49,7 +49,7 @@ struct Cli {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let wanted = |name: &str| cli.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
+    let wanted = |name: &str| cli.only.is_empty() || cli.only.iter().any(|only| name.contains(only.as_str()));
     let promises: Vec<_> = registry::promises().into_iter().filter(|p| wanted(p.name)).collect();
     if cli.list {
         promises.iter().for_each(|promise| println!("{:<26} {}", promise.name, promise.sentence));

@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 
 use crate::command::{Done, eventually};
 use crate::mechanism::signal;
+use crate::scenarios::operators::endpoints;
 use crate::world::{World, fault};
 
 /// A Service with a pod at site B, under a name that nobody has asked for.
@@ -114,8 +115,8 @@ fn agree(world: &World) -> Result<()> {
     let services = world.meshctl_at("edge-a", "services")?;
     let list = services.as_array().context("`meshctl services -o json` is no list")?;
     ensure!(!list.iter().any(|s| s["name"] == "short-lived"), "meshctl: the deleted Service is still there");
-    let far = list.iter().find(|s| s["name"] == "orders").map(|s| s["far"].clone());
-    ensure!(far == Some(3.into()), "meshctl: far endpoints of orders: {far:?}");
+    let (_, far) = endpoints(&services, "orders")?;
+    ensure!(far == 3, "meshctl: far endpoints of orders: {far}");
     let clients = world.kubectl("-n shop get pods -l app=client -o jsonpath={.items[*].status.phase}")?;
     ensure!(clients.trim() == "Running", "kubectl: pods of client: {clients}");
     ensure!(running_containers(world, "edge-a", "client")? == 1, "the runtime on edge-a runs not one client");

@@ -34,8 +34,8 @@ pub(crate) struct World {
     /// How long the cloud is gone where it is gone for long.
     pub(crate) offline_seconds: u64,
     lab: Option<Lab>,
-    /// Why it cannot be brought up; it is not tried twice.
-    broken: Option<String>,
+    /// Whether it could not be brought up; it is not tried twice.
+    broken: bool,
     undo: Vec<Undo>,
     sabotage: Option<Mechanism>,
 }
@@ -44,7 +44,7 @@ impl World {
     /// Nothing is up yet.
     pub(crate) fn new(repository: &Path, offline_seconds: u64) -> Self {
         let repository = repository.canonicalize().unwrap_or_else(|_| repository.to_owned());
-        Self { repository, offline_seconds, lab: None, broken: None, undo: Vec::new(), sabotage: None }
+        Self { repository, offline_seconds, lab: None, broken: false, undo: Vec::new(), sabotage: None }
     }
 
     /// The mechanism that is broken in every scenario from now on.
@@ -54,11 +54,13 @@ impl World {
 
     /// Brings the system up, if it is not, and breaks what is to be broken.
     pub(crate) fn ready(&mut self) -> Result<()> {
-        if let Some(reason) = &self.broken {
-            bail!("the system did not come up: {reason}");
+        if self.broken {
+            bail!("the system did not come up: see the first failure");
         }
         if self.lab.is_none() {
-            self.bring_up().inspect_err(|error| self.broken = Some(format!("{error:#}")))?;
+            let up = self.bring_up();
+            self.broken = up.is_err();
+            up?;
         }
         self.sabotage.map_or(Ok(()), |mechanism| mechanism.break_it(self))
     }
