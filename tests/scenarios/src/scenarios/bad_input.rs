@@ -128,7 +128,12 @@ pub(crate) fn image_not_there(world: &mut World) -> Result<()> {
     eventually(Duration::from_secs(60), || {
         let path = "{.status.containerStatuses[0].state.waiting.reason}";
         let reason = world.kubectl(&format!("get pod no-image -o jsonpath={path}"))?;
-        ensure!(reason == "ErrImagePull" || reason == "ImagePullBackOff", "the reason is {reason:?}");
+        let known = reason == "ErrImagePull" || reason == "ImagePullBackOff";
+        ensure!(
+            known,
+            "the reason is {reason:?}: {}",
+            world.kubectl("get pod no-image -o jsonpath={.status}")?
+        );
         Ok(())
     })
 }
