@@ -74,19 +74,20 @@ impl Nodes {
         Self { nodes: Api::all(client.clone()), edge_nodes: Api::all(client) }
     }
 
-    /// Whether `peer` may have the name. A name that was never used, or is this peer's own, is free.
-    pub(super) async fn check(&self, name: &NodeName, peer: &PeerId) -> Result<(), NodeRefusal> {
+    /// Whether `peer` may have the name: one that was never used, or is its own. Says whether it has it
+    /// already.
+    pub(super) async fn check(&self, name: &NodeName, peer: &PeerId) -> Result<bool, NodeRefusal> {
         match self.edge_nodes.get_opt(name.as_str()).await? {
             Some(known) if known.spec.peer_id != peer.to_string() => {
                 Err(NodeRefusal::Taken { name: name.to_string(), peer: known.spec.peer_id })
             }
             Some(known) if known.spec.revoked => Err(NodeRefusal::Revoked(name.to_string())),
-            Some(_) => Ok(()),
+            Some(_) => Ok(true),
             None => match self.nodes.get_opt(name.as_str()).await? {
                 Some(node) if !node.labels().contains_key(EDGE_NODE_LABEL) => {
                     Err(NodeRefusal::Foreign(name.to_string()))
                 }
-                _ => Ok(()),
+                _ => Ok(false),
             },
         }
     }

@@ -242,11 +242,11 @@ impl Inner {
             from.holder.as_ref().filter(|holder| request.secret.is_empty() && holder.node == node)
         {
             self.nodes.check(&node, &from.peer).await?;
-            return self.welcome(from, request, &node, holder.site.as_str()).await;
+            return self.welcome(from, request, &node, holder.site.as_str(), true).await;
         }
-        self.nodes.check(&node, &from.peer).await?;
+        let member = self.nodes.check(&node, &from.peer).await?;
         let token = self.tokens.take(&request.secret, &node).await?;
-        let welcomed = self.welcome(from, request, &node, &token.site).await;
+        let welcomed = self.welcome(from, request, &node, &token.site, member).await;
         if welcomed.is_err()
             && let Err(error) = self.tokens.give_back(&token.id).await
         {
@@ -261,10 +261,11 @@ impl Inner {
         request: &JoinRequest,
         node: &NodeName,
         site: &str,
+        member: bool,
     ) -> Result<JoinResponse, Refused> {
         let made = self.nodes.make(node, &from.peer, site, request).await?;
         if let Some((range, route)) = overlap::first(&made.pod_cidrs, &request.routes)
-            && !request.secret.is_empty()
+            && !member
         {
             self.nodes.unmake(node).await.map_err(NodeRefusal::from)?;
             return Err(Refused::Overlap { range, route });

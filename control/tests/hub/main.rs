@@ -2,6 +2,7 @@
 //! embedded API.
 
 #![expect(unreachable_pub, reason = "the modules of one test have nobody else to be reachable for")]
+#![expect(clippy::unwrap_used, reason = "the helpers of a test")]
 
 mod api;
 mod cluster;

@@ -1,5 +1,7 @@
 //! Holds the workspace to its layers: imports point one way, from the programs to the leaves.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of a test")]
+
 use std::collections::BTreeMap;
 use std::process::Command;
 
