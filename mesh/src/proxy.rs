@@ -55,8 +55,10 @@ pub struct Proxy {
     incoming: Arc<Semaphore>,
     next_flow: AtomicU64,
     udp: udp::Udp,
-    /// Owner of every flow's task.
+    /// Owner of every TCP connection's task: what a shutdown waits for.
     pub(crate) tasks: TaskTracker,
+    /// Owner of the tasks of UDP flows, which never end by themselves.
+    pub(crate) udp_tasks: TaskTracker,
     /// Ends every flow at once.
     pub(crate) force: CancellationToken,
 }
@@ -111,6 +113,7 @@ impl Proxy {
             next_flow: AtomicU64::new(rand::random()),
             udp: udp::Udp::new(settings),
             tasks: TaskTracker::new(),
+            udp_tasks: TaskTracker::new(),
             force: CancellationToken::new(),
         })
     }
@@ -120,14 +123,16 @@ impl Proxy {
         self.tasks.spawn(self.clone().incoming(from, stream));
     }
 
-    /// Gives running flows `drain` to end by themselves, then ends them.
+    /// Gives running connections `drain` to end by themselves, then ends them and all UDP flows.
     pub async fn shutdown(&self, drain: Duration) {
         self.tasks.close();
+        self.udp_tasks.close();
         if tokio::time::timeout(drain, self.tasks.wait()).await.is_err() {
-            tracing::info!(flows = self.tasks.len(), "flows that did not end in time are reset");
-            self.force.cancel();
-            self.tasks.wait().await;
+            tracing::info!(connections = self.tasks.len(), "connections that did not end in time are reset");
         }
+        self.force.cancel();
+        self.tasks.wait().await;
+        self.udp_tasks.wait().await;
     }
 
     /// How many of a Service's endpoints, as chosen now, failed lately.

@@ -2,7 +2,7 @@
 //!
 //! The client's bytes are sent on at once, and kept until the other agent says [`CONNECTED`]: if it
 //! refuses instead, nothing of them reached an application, and they are sent again to the next
-//! endpoint. What is kept is bounded: a client that sends more waits until the target was reached.
+//! endpoint. If the tunnel is lost meanwhile nobody knows how far they came, and the client must. What is kept is bounded: a client that sends more waits until the target was reached.
 
 use std::io;
 use std::time::Duration;
@@ -36,12 +36,27 @@ pub(super) enum Failed {
     /// The other agent said no.
     #[error("refused: {}", .0.as_str())]
     Refused(Code),
-    /// The tunnel failed.
+    /// There is no way to the other agent: nothing was sent.
     #[error("{0}")]
-    Tunnel(String),
+    NoWay(String),
+    /// The tunnel failed under the flow.
+    #[error("{0}")]
+    Lost(String),
     /// Nobody answered.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
+}
+
+impl Failed {
+    /// Whether another attempt is safe: no application can have seen a byte of the client's. A refusal
+    /// says so; where nobody said anything, only a client that sent nothing yet is sure.
+    pub(super) fn may_try_again(&self, sent: usize) -> bool {
+        match self {
+            Self::Client(_) => false,
+            Self::Refused(_) | Self::NoWay(_) => true,
+            Self::Lost(_) | Self::TimedOut(_) => sent == 0,
+        }
+    }
 }
 
 impl Early {
@@ -144,7 +159,7 @@ fn refusal(error: ReadExactError) -> Failed {
         ReadExactError::FinishedEarly(_) => Failed::Refused(Code::Malformed),
         ReadExactError::ReadError(error) => match Broken::from(error) {
             Broken::Peer(code) => Failed::Refused(code),
-            other => Failed::Tunnel(other.to_string()),
+            other => Failed::Lost(other.to_string()),
         },
     }
 }
@@ -158,3 +173,24 @@ pub(super) fn code_of(error: &io::Error) -> Code {
 }
 
 const _: () = assert!(VarInt::MAX.into_inner() > u8::MAX as u64, "every code is a valid QUIC error code");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_attempt_only_where_no_byte_can_have_arrived() {
+        let lost = || Failed::Lost("gone".to_owned());
+        for (failed, sent, want) in [
+            (Failed::Refused(Code::Refused), 9, true),
+            (Failed::NoWay("no path".to_owned()), 9, true),
+            (lost(), 0, true),
+            (lost(), 1, false),
+            (Failed::TimedOut(Duration::ZERO), 0, true),
+            (Failed::TimedOut(Duration::ZERO), 1, false),
+            (Failed::Client(io::ErrorKind::ConnectionReset.into()), 0, false),
+        ] {
+            assert_eq!(failed.may_try_again(sent), want, "{failed}, {sent} bytes sent");
+        }
+    }
+}

@@ -32,7 +32,10 @@ impl Proxy {
                 let ended = self.serve(&from, header, rest, outlet, inlet).await;
                 self.metrics.connections("incoming", ended);
             }
-            Ok((Preface::Udp, rest)) => self.udp_stream(&from, rest, outlet, inlet).await,
+            Ok((Preface::Udp, rest)) => {
+                let proxy = self.clone();
+                self.udp_tasks.spawn(async move { proxy.udp_stream(&from, rest, outlet, inlet).await });
+            }
             Err(code) => {
                 outlet.because(code);
                 inlet.because(code);

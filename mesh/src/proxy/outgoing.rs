@@ -47,7 +47,9 @@ impl Proxy {
     async fn try_all(&self, mut socket: Socket, plan: &Plan, from: SocketAddr, to: SocketAddr) -> Ended {
         let mut early = Early::default();
         let mut last = Ended::NoEndpoint;
-        for attempt in &plan.attempts {
+        // Once more to the only endpoint, if it was the way there that was lost.
+        let again = plan.attempts.first().filter(|_| plan.attempts.len() == 1);
+        for (index, attempt) in plan.attempts.iter().chain(again).enumerate() {
             let begun = Instant::now();
             self.balancer().opened(&attempt.id);
             let _open = Opened { proxy: self, attempt };
@@ -67,7 +69,9 @@ impl Proxy {
                 Tried::Failed(back, failed) => {
                     socket = back;
                     last = self.failed(attempt, &failed, from, to);
-                    if matches!(failed, Failed::Client(_)) {
+                    let second = index + 1 == plan.attempts.len() && again.is_some();
+                    let is_lost = matches!(failed, Failed::Lost(_));
+                    if !failed.may_try_again(early.len()) || second && !is_lost {
                         break;
                     }
                 }
@@ -109,7 +113,7 @@ impl Proxy {
         let preface = Preface::Tcp(header).encode();
         let stream = match self.carrier.open(peer).await {
             Ok(stream) => stream,
-            Err(error) => return Tried::Failed(socket, Failed::Tunnel(error.to_string())),
+            Err(error) => return Tried::Failed(socket, Failed::NoWay(error.to_string())),
         };
         let (mut outlet, mut inlet) = guarded(stream);
         let limit = self.connect_timeout + PATH_GRACE;

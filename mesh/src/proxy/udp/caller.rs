@@ -149,7 +149,7 @@ impl Proxy {
         let socket = Arc::new(connected(endpoint).map_err(|_| "no_socket")?);
         let stop = self.force.child_token();
         let (proxy, reader, stopped) = (self.clone(), socket.clone(), stop.clone());
-        self.tasks.spawn(async move {
+        self.udp_tasks.spawn(async move {
             let copy = async {
                 let mut buffer = BytesMut::new();
                 while let Ok(payload) = read(&reader, &mut buffer).await {

@@ -32,7 +32,7 @@ impl Proxy {
         let (queue, frames) = mpsc::channel(QUEUE);
         callers.sessions.insert(peer, queue.clone());
         let proxy = self.clone();
-        self.tasks.spawn(async move { proxy.run_session(peer, frames).await });
+        self.udp_tasks.spawn(async move { proxy.run_session(peer, frames).await });
         queue
     }
 

@@ -134,7 +134,7 @@ impl Opener<'_> {
             number,
             stream: self.stream.clone(),
         };
-        self.proxy.tasks.spawn(async move {
+        self.proxy.udp_tasks.spawn(async move {
             stop.run_until_cancelled(answers.carry(&socket)).await;
         });
         self.proxy.udp.targets().insert((self.from.peer, number), flow);

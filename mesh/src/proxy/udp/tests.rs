@@ -181,3 +181,17 @@ async fn the_flows_of_a_lost_session_end_with_it() {
     until(|| b.metric("edgeloom_mesh_udp_flows", &["incoming"]) == 0.0).await;
     assert!(stream.is_closed());
 }
+
+#[tokio::test]
+async fn flows_do_not_hold_up_a_shutdown() {
+    let (a, b) = pair().await;
+    let (target, at) = socket().await;
+    let called = serve([&a, &b], at.port(), "b1");
+    let (_client, from) = socket().await;
+    a.proxy.from_client(from, called, b"x");
+    receive(&target).await;
+    let hour = Duration::from_secs(3600);
+    for node in [&a, &b] {
+        tokio::time::timeout(SOON, node.proxy.shutdown(hour)).await.expect("it waits for the drain");
+    }
+}
