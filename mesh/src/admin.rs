@@ -66,8 +66,7 @@ struct Changes {
 impl Admin {
     pub(crate) fn new(facts: Facts) -> Self {
         let started: Timestamp = SystemTime::now().into();
-        let connected = *facts.control.borrow();
-        let control = Link { connected, since: connected.then_some(started) };
+        let control = Link { connected: *facts.control.borrow(), since: Some(started) };
         let changes = Mutex::new(Changes { control, ..Changes::default() });
         Self(Arc::new(Inner { facts, started, changes }))
     }

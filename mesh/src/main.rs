@@ -2,8 +2,8 @@
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::Parser;
 use edgeloom_api::config::{Sources, load};
 use edgeloom_mesh::daemon::{self, Config};
@@ -39,11 +39,22 @@ struct Cli {
     print_config: bool,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    match start(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Each error says its cause itself.
+            eprintln!("mesh-agent: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(cli: &Cli) -> anyhow::Result<()> {
     let config = read(&cli.config, &cli.set)?;
     if cli.print_config {
         print!("{}", serde_yaml_ng::to_string(&config)?);
@@ -76,7 +87,7 @@ fn read(path: &Path, set: &[String]) -> anyhow::Result<Config> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => Some(text),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error).with_context(|| format!("reading {name}")),
+        Err(error) => anyhow::bail!("cannot read {name}: {error}"),
     };
     let file = text.as_deref().map(|text| (name.as_str(), text));
     Ok(load(&Sources { file, env: std::env::vars().collect(), set })?)

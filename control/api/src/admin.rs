@@ -71,7 +71,7 @@ pub struct Status {
 pub struct Link {
     /// Whether it is up.
     pub connected: bool,
-    /// Since when it has been so; absent if it has been down ever since the start.
+    /// Since when it has been so, or since the daemon started; absent where nobody kept the time.
     #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
 }

@@ -112,7 +112,7 @@ pub(crate) enum Token {
         #[arg(short, long)]
         quiet: bool,
     },
-    /// Lists the tokens that can still be used, without their secrets
+    /// Lists the tokens that have not ended, without their secrets
     List,
     /// Ends a token; nodes that joined with it stay
     Revoke {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
 
 use edgeloom_api::admin::Timestamp;
 use serde::Serialize;
@@ -148,9 +149,14 @@ pub(crate) fn age(then: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// How long until something, or `over`.
+/// How long until something, or `over`. What was asked for as 24h a second ago is still that.
 pub(crate) fn until(then: Timestamp, now: Timestamp) -> String {
-    if then <= now { "over".to_owned() } else { age(now, then) }
+    if then <= now {
+        return "over".to_owned();
+    }
+    let minute = Duration::from_secs(60);
+    let long = then - now > minute * 2;
+    age(now, if long { then + minute } else { then })
 }
 
 /// The time now.
@@ -192,5 +198,6 @@ b        relayed by x
             assert_eq!(age(at(0), at(seconds)), want);
         }
         assert_eq!((until(at(5), at(5)), until(at(65), at(5))), ("over".to_owned(), "60s".to_owned()));
+        assert_eq!(until(at(86_400), at(1)), "24h");
     }
 }

@@ -73,7 +73,7 @@ fn list(tokens: &[Token]) -> Result<()> {
         ]);
     }
     if table.is_empty() {
-        show::line("No token can be used now. `meshctl token create --site SITE` makes one.")?;
+        show::line("There is no token. `meshctl token create --site SITE` makes one.")?;
     } else {
         table.print()?;
     }
