@@ -55,8 +55,18 @@ pub(crate) fn normal(value: &Value) -> Value {
     }
 }
 
+/// Text in which versions are stars too, where they stand in YAML.
+fn without_versions(text: &str) -> String {
+    let lines = text.lines().map(|line| match line.split_once("resourceVersion: ") {
+        Some((before, _)) => format!("{before}resourceVersion: *"),
+        None => line.to_owned(),
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 /// Text in which ages, uids, versions, addresses and times are stars.
 fn normal_text(text: &str) -> String {
+    let text = &without_versions(text);
     let mut out = String::with_capacity(text.len());
     let mut word = String::new();
     for c in text.chars() {
@@ -76,13 +86,24 @@ fn normal_text(text: &str) -> String {
 }
 
 fn normal_word(word: &str) -> String {
+    // `80:30123/TCP`, names that the server completed, kubectl diff's files.
+    let drawn_port = word
+        .split_once(':')
+        .is_some_and(|(_, port)| port.len() == 5 && port.starts_with('3') && port.parse::<u16>().is_ok());
+    let generated = word.len() == 7 && word.starts_with("g-");
+    let file = word.starts_with("LIVE-") || word.starts_with("MERGED-");
+    let clock = word.split(':').count() == 3 && word.chars().all(|c| c.is_ascii_digit() || ":.".contains(c));
     let age = word
         .strip_suffix(['s', 'm'])
         .is_some_and(|number| !number.is_empty() && number.chars().all(|c| c.is_ascii_digit()));
     let uid = word.len() == 36 && word.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
     let cluster_ip = word.starts_with("10.") && word.split('.').count() == 4;
     let time = word.len() >= 20 && word.ends_with('Z') && word.contains('T') && word.starts_with("20");
-    if age || uid || cluster_ip || time { "*".to_owned() } else { word.to_owned() }
+    if age || uid || cluster_ip || time || drawn_port || generated || file || clock {
+        "*".to_owned()
+    } else {
+        word.to_owned()
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use time::macros::format_description;
 
 use super::options::{Part, WriteOptions};
 use crate::crd;
-use crate::error::{Error, FieldError, Reason, Result};
+use crate::error::{Error, FieldError, Result};
 use crate::kinds::KindDef;
 use crate::validate;
 
@@ -43,7 +43,7 @@ pub(super) fn create(
     if !object["metadata"]["resourceVersion"].as_str().unwrap_or("").is_empty() {
         // The real server says so as an error of its own, not of the client.
         let message = "resourceVersion should not be set on objects to be created";
-        return Err(Error::new(Reason::InternalError, message));
+        return Err(Error::internal_plain(message));
     }
     set_defaults(kind, &mut object)?;
     let metadata = metadata_of(&mut object);

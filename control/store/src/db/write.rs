@@ -117,9 +117,16 @@ impl Store {
                 return Ok(old);
             }
             let (stored_kind, cidrs) = (kind.clone(), self.0.service_cidrs.clone());
+            let version = old["metadata"]["resourceVersion"].clone();
             let work = move |txn: &mut Txn<'_>| replace(txn, &stored_kind, &old, new, &cidrs);
             match self.write(options.dry_run, work).await? {
-                Some(stored) => return Ok(kind.present(stored)),
+                Some(mut stored) => {
+                    if options.dry_run {
+                        // Nothing was written: the object is still of the version that it had.
+                        stored["metadata"]["resourceVersion"] = version;
+                    }
+                    return Ok(kind.present(stored));
+                }
                 None => tokio::task::yield_now().await,
             }
         }

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::rbac::{Decision, Rules};
-use crate::auth::token::{Claims, ISSUER, Signer};
+use crate::auth::token::{Claims, ISSUER, Signer, TokenError};
 use crate::auth::{Attributes, User};
 use crate::db::{ListOptions, Store, WatchEvent, WatchOptions};
 use crate::error::{Error, Reason, Result};
@@ -130,10 +130,10 @@ impl Access {
         audiences: &[String],
     ) -> Result<(User, Vec<String>), String> {
         let now = OffsetDateTime::now_utc().unix_timestamp();
-        let (claims, common) = self
-            .signer
-            .verify(token, audiences, now)
-            .map_err(|error| format!("invalid bearer token, {error}"))?;
+        let (claims, common) = self.signer.verify(token, audiences, now).map_err(|error| match error {
+            TokenError::Malformed | TokenError::Signature => "invalid bearer token".to_owned(),
+            other => format!("[invalid bearer token, {other}]"),
+        })?;
         self.still_there(&claims).await?;
         let bound = &claims.bound;
         let mut user = User::service_account(&bound.namespace, &bound.serviceaccount.name);

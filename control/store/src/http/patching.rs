@@ -83,7 +83,7 @@ pub(super) async fn answer(face: &Face, call: &Call, bytes: &[u8], part: Part) -
     let rules = face.access.rules();
     let warnings = Mutex::new(Vec::new());
     let change = |old: &Value| {
-        let patched = redecoded(&call.kind, patch.carry_out(old, &call.kind)?, options.strictness)?;
+        let patched = redecoded(&call.kind, &patch, patch.carry_out(old, &call.kind)?, options.strictness)?;
         if part == Part::Main && patched.object != *old {
             escalation::check(&rules, &call.user, &call.kind, &patched.object)?;
         }
@@ -99,13 +99,16 @@ pub(super) async fn answer(face: &Face, call: &Call, bytes: &[u8], part: Part) -
 }
 
 /// A patched document must still be an object of its kind.
-fn redecoded(kind: &KindDef, document: Value, strictness: Strictness) -> Result<Decoded> {
-    let shown = document.clone();
+fn redecoded(kind: &KindDef, patch: &Patch, document: Value, strictness: Strictness) -> Result<Decoded> {
+    let shown = match patch {
+        Patch::Strategic(patch) => patch::strategic::go_map(patch),
+        _ => document.to_string(),
+    };
     schema::decode(kind, document, &[], strictness).map_err(|error| {
         let message = error.to_string();
         let why = message.split_once("cannot be handled as a ").and_then(|(_, rest)| rest.split_once(": "));
         let why = why.map_or(message.as_str(), |(_, why)| why);
-        let cause = FieldError::invalid("patch", &json!(shown.to_string()), why);
+        let cause = FieldError::invalid("patch", &json!(shown), why);
         Error::new(Reason::Invalid, format!(" \"\" is invalid: {cause}")).with_causes(vec![cause])
     })
 }
@@ -171,17 +174,14 @@ fn configuration(call: &Call, bytes: &[u8], strictness: Strictness) -> Result<De
     if value["metadata"]["name"].as_str().is_none_or(str::is_empty) {
         value["metadata"]["name"] = json!(call.target.name);
     }
-    let sent = json!({"metadata": value["metadata"]});
+    // Decoding leaves out what is empty; to apply it is to own it.
+    let mut sent = value.clone();
     let decoded = schema::decode(&call.kind, value, &[], Strictness::Strict).map_err(|error| {
         if strictness == Strictness::Strict { error } else { undeclared(call, &sent, error) }
     });
-    match decoded {
-        Ok(mut decoded) => {
-            author(call, &mut decoded.object);
-            Ok(decoded)
-        }
-        Err(error) => Err(error),
-    }
+    let warnings = decoded?.warnings;
+    author(call, &mut sent);
+    Ok(Decoded { object: sent, warnings })
 }
 
 /// Fields outside the schema cannot be owned, so apply refuses them whatever `fieldValidation` says.
@@ -213,6 +213,7 @@ async fn merge_into(
     let write = WriteOptions { dry_run, track: Some(owners.tracker()) };
     let change = |old: &Value| {
         let merged = owners.remember(apply.merged(&call.kind, Some(old), config)?);
+        let merged = schema::decode(&call.kind, merged, &[], Strictness::Ignore)?.object;
         if part == Part::Main {
             escalation::check(rules, &call.user, &call.kind, &merged)?;
         }
@@ -238,6 +239,7 @@ async fn create(face: &Face, call: &Call, apply: &Apply, config: &Value, dry_run
     let owners = apply.owners();
     let write = WriteOptions { dry_run, track: Some(owners.tracker()) };
     let object = owners.remember(apply.merged(&call.kind, None, config)?);
+    let object = schema::decode(&call.kind, object, &[], Strictness::Ignore)?.object;
     escalation::check(&face.access.rules(), &call.user, &call.kind, &object)?;
     face.store.create(&call.kind, call.namespace(), object, &write).await
 }

@@ -125,6 +125,6 @@ async fn token(face: &Face, spec: &Value) -> Result<Value> {
     }
     Ok(match face.access.review(token, &audiences).await {
         Ok((user, common)) => json!({"authenticated": true, "user": user.to_json(), "audiences": common}),
-        Err(why) => json!({"user": {}, "error": format!("[{why}]")}),
+        Err(why) => json!({"user": {}, "error": why}),
     })
 }

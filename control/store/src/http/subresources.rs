@@ -13,7 +13,7 @@ use super::answer::{Response, Wanted};
 use super::patching::{Patch, patch_type};
 use super::{Call, Face, body, delete, objects, patching, write};
 use crate::auth::token::{Bound, Claims, ISSUER, Reference};
-use crate::db::Part;
+use crate::db::{Part, WriteOptions};
 use crate::error::{Error, FieldError, Reason, Result};
 use crate::kinds::ScalePaths;
 use crate::patch::PatchType;
@@ -159,15 +159,15 @@ async fn bind(face: &Face, call: &Call, bytes: &[u8]) -> Result<Response> {
     let change = |pod: &Value| {
         let (_, _, uid) = identity(pod);
         if binding["metadata"]["uid"].as_str().is_some_and(|wanted| !wanted.is_empty() && wanted != uid) {
-            return Err(Error::conflict(&call.kind, name, "the pod is another one of the same name"));
+            return Err(cannot_bind(name, "the pod is another one of the same name"));
         }
         if !pod["metadata"]["deletionTimestamp"].is_null() {
             let why = format!("pod {name} is being deleted, cannot be assigned to a host");
-            return Err(Error::conflict(&call.kind, name, &why));
+            return Err(cannot_bind(name, &why));
         }
         if let Some(there) = pod["spec"]["nodeName"].as_str().filter(|there| !there.is_empty()) {
             let why = format!("pod {name} is already assigned to node {there:?}");
-            return Err(Error::conflict(&call.kind, name, &why));
+            return Err(cannot_bind(name, &why));
         }
         let mut pod = pod.clone();
         pod["spec"]["nodeName"] = json!(node);
@@ -183,9 +183,15 @@ async fn bind(face: &Face, call: &Call, bytes: &[u8]) -> Result<Response> {
         pod["status"]["conditions"] = Value::Array(kept);
         Ok(pod)
     };
-    let tracked = write::tracked(call, options.dry_run);
-    face.store.modify(&call.kind, call.namespace(), name, Part::Whole, &tracked, change).await?;
+    // The real server does not say who bound a pod.
+    let untracked = WriteOptions { dry_run: options.dry_run, ..WriteOptions::default() };
+    face.store.modify(&call.kind, call.namespace(), name, Part::Whole, &untracked, change).await?;
     success(call, StatusCode::CREATED)
+}
+
+fn cannot_bind(pod: &str, why: &str) -> Error {
+    let message = format!("Operation cannot be fulfilled on pods/binding {pod:?}: {why}");
+    Error::new(Reason::Conflict, message).about_resource("", "pods/binding", pod)
 }
 
 /// `pods/eviction`: a delete that a disruption budget could refuse; no such budgets are served.
@@ -252,7 +258,7 @@ async fn token(face: &Face, call: &Call, bytes: &[u8]) -> Result<Response> {
     request["kind"] = json!("TokenRequest");
     request["apiVersion"] = json!("authentication.k8s.io/v1");
     request["metadata"] =
-        json!({"name": name, "namespace": namespace, "creationTimestamp": rfc3339(call.now)});
+        json!({"name": name, "namespace": namespace, "uid": uid, "creationTimestamp": rfc3339(call.now)});
     request["spec"]["audiences"] = json!(audiences);
     request["spec"]["expirationSeconds"] = json!(seconds);
     let ends = call.now + Duration::from_secs(seconds.unsigned_abs());

@@ -36,10 +36,14 @@ impl PatchType {
     pub fn from_content_type(content_type: &str, custom: bool) -> Result<Self, Error> {
         let essence = content_type.split(';').next().unwrap_or("").trim();
         let supported = || Self::ALL.iter().filter(|(patch, _)| !(custom && *patch == Self::Strategic));
-        supported()
-            .find(|(_, name)| *name == essence)
-            .map(|(patch, _)| *patch)
-            .ok_or_else(|| Error::generic(Reason::UnsupportedMediaType, "415: Unsupported Media Type"))
+        supported().find(|(_, name)| *name == essence).map(|(patch, _)| *patch).ok_or_else(|| {
+            if essence != "application/strategic-merge-patch+json" {
+                return Error::generic(Reason::UnsupportedMediaType, "415: Unsupported Media Type");
+            }
+            let names: Vec<&str> = supported().map(|(_, name)| *name).collect();
+            let message = "the body of the request was in an unknown format - accepted media types include:";
+            Error::new(Reason::UnsupportedMediaType, format!("{message} {}", names.join(", ")))
+        })
     }
 }
 

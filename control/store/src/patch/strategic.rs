@@ -271,7 +271,7 @@ fn unknown_directive(directive: &Value, patch: &Object) -> Error {
 }
 
 /// A document as Go prints maps: `map[a:b]`, by key.
-fn go_map(value: &Value) -> String {
+pub(crate) fn go_map(value: &Value) -> String {
     match value {
         Value::Object(fields) => {
             let mut shown: Vec<String> =

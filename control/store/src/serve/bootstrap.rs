@@ -5,12 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use time::OffsetDateTime;
 
 use super::ServerConfig;
-use crate::KindDef;
 use crate::auth::bootstrap::{cluster_role_bindings, cluster_roles};
 use crate::db::{Part, Store, WriteOptions};
 use crate::error::{Error, Reason, Result};
+use crate::{KindDef, apply};
 
 const NAMESPACES: [&str; 5] =
     ["default", "kube-system", "kube-public", "kube-node-lease", edgeloom_api::names::SYSTEM_NAMESPACE];
@@ -117,7 +118,7 @@ pub(super) fn first_address(network: IpAddr) -> IpAddr {
 /// Creates the object if there is none of its name.
 async fn make(store: &Store, object: &Value) -> Result<()> {
     let (kind, namespace) = place(store, object)?;
-    match store.create(&kind, &namespace, object.clone(), &WriteOptions::default()).await {
+    match store.create(&kind, &namespace, object.clone(), &as_server()).await {
         Err(error) if error.reason() != Reason::AlreadyExists => Err(error),
         _ => Ok(()),
     }
@@ -136,10 +137,19 @@ async fn put(store: &Store, object: &Value) -> Result<()> {
         }
         Ok(new)
     };
-    let options = WriteOptions::default();
+    let options = as_server();
     match store.modify(&kind, &namespace, name, Part::Main, &options, change).await {
         Err(error) if error.is_not_found() => make(store, object).await,
         modified => modified.map(drop),
+    }
+}
+
+/// Its own objects are the server's.
+fn as_server() -> WriteOptions {
+    let now = OffsetDateTime::now_utc();
+    WriteOptions {
+        track: Some(apply::tracker("kube-apiserver".to_owned(), String::new(), now)),
+        ..WriteOptions::default()
     }
 }
 
