@@ -91,55 +91,33 @@ impl Agent {
         let ready = readiness.guard("mesh");
         let AgentConfig { node, site, program, version, settings } = config;
         let place = Arc::new(Place { node, site, exports: settings.exports.clone() });
-        let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::empty(place.clone())));
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let (published, seen) = watch::channel(0);
-        let own_addresses = host::addresses();
-        let (addresses, addresses_seen) = watch::channel(own_addresses.clone());
-        let (routed, routed_seen) = watch::channel(BTreeSet::new());
-        tasks.spawn(host::watch(addresses, stop.clone()));
-        if settings.lan_routes {
-            tasks.spawn(lan::run(snapshot.clone(), routed, stop.clone()));
-        }
-        let discovery = Discovery {
-            place: place.clone(),
-            addresses: addresses_seen,
-            routed: routed_seen,
-            snapshot: snapshot.clone(),
-            published,
-            metrics: discovery::Metrics::register(registry)?,
+        let parts = Parts {
+            snapshot: Arc::new(ArcSwap::from_pointee(Snapshot::empty(place.clone()))),
+            place,
+            settings,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
         };
-        tasks.spawn(discovery.run(store.subscribe(&discovery::KINDS), stop.clone()));
-
+        let own_addresses = host::addresses();
+        let published = parts.start_discovery(store, own_addresses.clone(), registry)?;
         let metrics = proxy::Metrics::register(registry)?;
-        let proxy = Proxy::new(snapshot.clone(), Arc::new(tunnel.clone()), &settings, metrics);
+        let tunnel_of_flows = Arc::new(tunnel.clone());
+        let proxy = Proxy::new(parts.snapshot.clone(), tunnel_of_flows, &parts.settings, metrics);
         let sockets = FarSockets::bind()?;
         let report = Arc::new(ArcSwap::from_pointee(admin::Datapath::default()));
-        let feeder = Feeder {
-            snapshot: snapshot.clone(),
-            published: seen.clone(),
-            service_cidrs: settings.service_cidrs.clone(),
-            report: report.clone(),
-            metrics: steer::Metrics::register(registry)?,
-        };
-        let datapath = load(&settings, own_addresses, &sockets, &report);
-        let feeder = datapath.map(|datapath| tokio::spawn(feeder.run(datapath, stop.clone())));
-        for listener in [Some(sockets.tcp4), sockets.tcp6].into_iter().flatten() {
-            tasks.spawn(proxy.clone().accept(TcpListener::from_std(listener)?, stop.clone()));
-        }
-        for socket in [Some(sockets.udp4), sockets.udp6].into_iter().flatten() {
-            tasks.spawn(proxy.clone().receive_udp(UdpSocket::from_std(socket)?, stop.clone()));
-        }
-        tasks.spawn(proxy.clone().sweep_udp(stop.clone()));
-        tasks.spawn(receive(proxy.clone(), incoming, stop.clone()));
-        start_dns(&settings, &snapshot, seen.clone(), registry, readiness, &tasks, &stop).await?;
+        let datapath = load(&parts.settings, own_addresses, &sockets, &report);
+        let feeder = parts.start_feeder(datapath, published.clone(), &report, registry)?;
+        parts.start_proxy(&proxy, sockets, incoming)?;
+        parts.start_dns(published.clone(), registry, readiness)?;
+        let Parts { snapshot, place, tasks, stop, .. } = parts;
         let facts =
             Facts { place, program, version, snapshot, proxy: proxy.clone(), tunnel, control, report };
         let admin = Admin::new(facts);
         tasks.spawn(admin.clone().watch(stop.clone()));
         tasks.spawn(async move {
-            let mut seen = seen;
-            let _ = seen.wait_for(|published| *published > 0).await;
+            let mut published = published;
+            // It fails only where the agent ends before it was ready.
+            let _ = published.wait_for(|count| *count > 0).await;
             drop(ready);
         });
         Ok(Self { proxy, admin, feeder, tasks, stop })
@@ -168,6 +146,115 @@ impl Agent {
                 Err(error) => tracing::error!(%error, "the datapath's task ended by a panic"),
             },
         }
+    }
+}
+
+/// What the parts of an agent share while they are started.
+struct Parts {
+    place: Arc<Place>,
+    settings: Settings,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Parts {
+    /// Follows the store and the host; what is returned counts the snapshots.
+    fn start_discovery(
+        &self,
+        store: &Metastore,
+        own_addresses: Vec<IpAddr>,
+        registry: &Registry,
+    ) -> Result<watch::Receiver<u64>, AgentError> {
+        let (published, seen) = watch::channel(0);
+        let (addresses, addresses_seen) = watch::channel(own_addresses);
+        let (routed, routed_seen) = watch::channel(BTreeSet::new());
+        self.tasks.spawn(host::watch(addresses, self.stop.clone()));
+        if self.settings.lan_routes {
+            self.tasks.spawn(lan::run(self.snapshot.clone(), routed, self.stop.clone()));
+        }
+        let discovery = Discovery {
+            place: self.place.clone(),
+            addresses: addresses_seen,
+            routed: routed_seen,
+            snapshot: self.snapshot.clone(),
+            published,
+            metrics: discovery::Metrics::register(registry)?,
+        };
+        self.tasks.spawn(discovery.run(store.subscribe(&discovery::KINDS), self.stop.clone()));
+        Ok(seen)
+    }
+
+    /// Feeds the datapath, where there is one.
+    fn start_feeder(
+        &self,
+        datapath: Option<Datapath>,
+        published: watch::Receiver<u64>,
+        report: &Arc<ArcSwap<admin::Datapath>>,
+        registry: &Registry,
+    ) -> Result<Option<JoinHandle<Datapath>>, AgentError> {
+        let feeder = Feeder {
+            snapshot: self.snapshot.clone(),
+            published,
+            service_cidrs: self.settings.service_cidrs.clone(),
+            report: report.clone(),
+            metrics: steer::Metrics::register(registry)?,
+        };
+        Ok(datapath.map(|datapath| tokio::spawn(feeder.run(datapath, self.stop.clone()))))
+    }
+
+    /// Takes what the kernel steers here, and what other nodes' agents send.
+    fn start_proxy(
+        &self,
+        proxy: &Arc<Proxy>,
+        sockets: FarSockets,
+        incoming: mpsc::Receiver<Accepted>,
+    ) -> io::Result<()> {
+        for listener in [Some(sockets.tcp4), sockets.tcp6].into_iter().flatten() {
+            self.tasks.spawn(proxy.clone().accept(TcpListener::from_std(listener)?, self.stop.clone()));
+        }
+        for socket in [Some(sockets.udp4), sockets.udp6].into_iter().flatten() {
+            self.tasks.spawn(proxy.clone().receive_udp(UdpSocket::from_std(socket)?, self.stop.clone()));
+        }
+        self.tasks.spawn(proxy.clone().sweep(self.stop.clone()));
+        self.tasks.spawn(receive(proxy.clone(), incoming, self.stop.clone()));
+        Ok(())
+    }
+
+    /// Starts DNS and feeds it. A port that is taken, or an address that cannot be had, is tried again: it
+    /// must not keep Services from working.
+    fn start_dns(
+        &self,
+        mut published: watch::Receiver<u64>,
+        registry: &Registry,
+        readiness: &Readiness,
+    ) -> Result<(), AgentError> {
+        let domain = self.settings.cluster_domain.clone();
+        let zone = Zone::build(self.snapshot.load().model.clone(), &domain)?;
+        let zone = Arc::new(ArcSwap::from_pointee(zone));
+        let (fed, snapshot, stop) = (zone.clone(), self.snapshot.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            while let Some(Ok(())) = stop.run_until_cancelled(published.changed()).await {
+                steer::publish_zone(&snapshot.load(), &domain, &fed);
+            }
+        });
+        if self.settings.dns_listen.is_empty() {
+            return Ok(());
+        }
+        let config = ServerConfig {
+            listen: self.settings.dns_listen.clone(),
+            upstreams: self.settings.dns_upstreams.clone(),
+            ..ServerConfig::default()
+        };
+        let (ready, registry, stop) = (readiness.guard("dns"), registry.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            if let Some(server) = serve_dns(config, zone, registry, &stop).await {
+                drop(ready);
+                stop.cancelled().await;
+                server.shutdown().await;
+            }
+        });
+        Ok(())
     }
 }
 
@@ -208,44 +295,6 @@ async fn receive(proxy: Arc<Proxy>, mut incoming: mpsc::Receiver<Accepted>, stop
             Accepted::Join { .. } => {}
         }
     }
-}
-
-/// Starts DNS and feeds it. A port that is taken, or an address that cannot be had, is tried again: it
-/// must not keep Services from working.
-async fn start_dns(
-    settings: &Settings,
-    snapshot: &Arc<ArcSwap<Snapshot>>,
-    mut published: watch::Receiver<u64>,
-    registry: &Registry,
-    readiness: &Readiness,
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
-) -> Result<(), AgentError> {
-    let domain = settings.cluster_domain.clone();
-    let zone = Arc::new(ArcSwap::from_pointee(Zone::build(snapshot.load().model.clone(), &domain)?));
-    let (feed, feed_snapshot, feed_stop) = (zone.clone(), snapshot.clone(), stop.clone());
-    tasks.spawn(async move {
-        while let Some(Ok(())) = feed_stop.run_until_cancelled(published.changed()).await {
-            steer::publish_zone(&feed_snapshot.load(), &domain, &feed);
-        }
-    });
-    if settings.dns_listen.is_empty() {
-        return Ok(());
-    }
-    let config = ServerConfig {
-        listen: settings.dns_listen.clone(),
-        upstreams: settings.dns_upstreams.clone(),
-        ..ServerConfig::default()
-    };
-    let (ready, registry, stop) = (readiness.guard("dns"), registry.clone(), stop.clone());
-    tasks.spawn(async move {
-        if let Some(server) = serve_dns(config, zone, registry, &stop).await {
-            drop(ready);
-            stop.cancelled().await;
-            server.shutdown().await;
-        }
-    });
-    Ok(())
 }
 
 /// Pause between two tries to start DNS.

@@ -41,6 +41,9 @@ pub use metrics::Metrics;
 /// Most endpoints that one flow tries before it is refused.
 const MAX_ATTEMPTS: usize = 3;
 
+/// How often what is over is looked for: idle flows, endpoints that are gone or tried again.
+const SWEEP: Duration = Duration::from_secs(2);
+
 /// What all flows of the agent share.
 pub struct Proxy {
     /// The newest snapshot of the model.
@@ -133,6 +136,17 @@ impl Proxy {
         self.force.cancel();
         self.tasks.wait().await;
         self.udp_tasks.wait().await;
+    }
+
+    /// Ends UDP flows that are idle or have lost their endpoint, and counts the endpoints set aside, until
+    /// `stop` is cancelled.
+    pub async fn sweep(self: Arc<Self>, stop: CancellationToken) {
+        let mut every = tokio::time::interval(SWEEP);
+        while stop.run_until_cancelled(every.tick()).await.is_some() {
+            self.sweep_udp();
+            let aside = self.balancer().aside(Instant::now());
+            self.metrics.set_aside.set(i64::try_from(aside).unwrap_or(i64::MAX));
+        }
     }
 
     /// How many of a Service's endpoints, as chosen now, failed lately.

@@ -18,6 +18,7 @@ pub struct Metrics {
     open: IntGaugeVec,
     bytes: IntCounterVec,
     pub(super) connect_seconds: Histogram,
+    pub(super) set_aside: IntGauge,
     udp_flows: IntGaugeVec,
     udp_sent: IntCounterVec,
     udp_dropped: IntCounterVec,
@@ -70,6 +71,11 @@ impl Metrics {
         );
         let connect_seconds = Histogram::with_opts(connect.buckets(CONNECT_BUCKETS.to_vec()))?;
         registry.register(Box::new(connect_seconds.clone()))?;
+        let set_aside = IntGauge::new(
+            "edgeloom_mesh_endpoints_set_aside",
+            "Endpoints that failed lately and are passed over for now.",
+        )?;
+        registry.register(Box::new(set_aside.clone()))?;
         Ok(Self {
             connections: counters(
                 "edgeloom_mesh_connections_total",
@@ -83,6 +89,7 @@ impl Metrics {
                 &["direction"],
             )?,
             connect_seconds,
+            set_aside,
             udp_flows: gauges("edgeloom_mesh_udp_flows", "UDP flows that are open.", &["direction"])?,
             udp_sent: counters(
                 "edgeloom_mesh_udp_sent_total",

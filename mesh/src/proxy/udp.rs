@@ -27,7 +27,6 @@ use edgeloom_tunnel::{PeerId, Verified};
 use socket2::SockRef;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use super::Proxy;
 use crate::config::Settings;
@@ -37,9 +36,6 @@ use target::TargetFlow;
 
 /// Frames that wait for a session's stream: some 100 ms of full-size datagrams at 10 Mbit/s.
 const QUEUE: usize = 128;
-
-/// How often idle flows and those without an endpoint are looked for.
-const SWEEP: Duration = Duration::from_secs(2);
 
 /// How much longer the target's side keeps an idle flow than the caller's, which can end it for both.
 const TARGET_GRACE: Duration = Duration::from_secs(30);
@@ -122,15 +118,8 @@ impl Proxy {
         }
     }
 
-    /// Ends flows that are idle or have lost their endpoint, until `stop` is cancelled.
-    pub async fn sweep_udp(self: Arc<Self>, stop: CancellationToken) {
-        let mut every = tokio::time::interval(SWEEP);
-        while stop.run_until_cancelled(every.tick()).await.is_some() {
-            self.sweep_once();
-        }
-    }
-
-    pub(super) fn sweep_once(&self) {
+    /// Ends flows that are idle or have lost their endpoint.
+    pub(super) fn sweep_udp(&self) {
         let flows: Vec<_> = self.udp.callers().by_address.values().cloned().collect();
         for flow in flows {
             if flow.used.idle() >= self.udp.idle || !self.is_served(&flow) {

@@ -119,7 +119,7 @@ async fn idle_flows_end_on_both_sides() {
     let (_client, from) = socket().await;
     a.proxy.from_client(from, called, b"x");
     receive(&target).await;
-    a.proxy.sweep_once();
+    a.proxy.sweep_udp();
     assert_eq!(a.metric("edgeloom_mesh_udp_flows", &["outgoing"]), 0.0);
     until(|| b.metric("edgeloom_mesh_udp_flows", &["incoming"]) == 0.0).await;
 }
@@ -136,7 +136,7 @@ async fn a_flow_leaves_an_endpoint_that_is_gone() {
     for node in [&a, &b] {
         node.put(&slice("echo", new_at.port(), "UDP", &[(LOOPBACK, "b1")]));
     }
-    a.proxy.sweep_once();
+    a.proxy.sweep_udp();
     a.proxy.from_client(from, called, b"2");
     assert_eq!(receive(&new).await.0, b"2");
 }
