@@ -13,8 +13,10 @@ use crate::{Error, Lab, Result};
 
 /// How long tcpdump may take to open its interface.
 const START: Duration = Duration::from_secs(10);
-/// A file that has not grown for so long is complete.
-const SETTLED: Duration = Duration::from_millis(300);
+/// KiB between kernel and tcpdump: with the default, batches of datagrams overrun it.
+const BUFFER: &str = "65536";
+/// A file that has not grown for so long is complete: tcpdump is handed packets once a second.
+const SETTLED: Duration = Duration::from_millis(1200);
 /// A pcap file without a packet is its header.
 const HEADER: u64 = 24;
 
@@ -33,7 +35,7 @@ impl Capture {
     pub fn start(lab: &Lab, name: &str, interface: &str, file: &Path) -> Result<Self> {
         let output = fs::File::create(file).map_err(Error::io("create", file))?;
         let mut command = lab.command(name, "tcpdump")?;
-        command.args(["-i", interface, "--immediate-mode", "-U", "-s", "0", "-w", "-"]).stdin(Stdio::null());
+        command.args(["-i", interface, "-U", "-B", BUFFER, "-s", "65535", "-w", "-"]).stdin(Stdio::null());
         let child =
             command.stdout(output).stderr(Stdio::null()).spawn().map_err(Error::io("run", "tcpdump"))?;
         let mut capture = Self { child, file: file.to_owned() };

@@ -122,13 +122,12 @@ pub(crate) fn meshctl(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// Pods behind a Service, near and far, in what `meshctl services` says: an endpoint counts once a family.
+/// Endpoints of a Service, near and far, in what `meshctl services` says.
 pub(crate) fn endpoints(services: &serde_json::Value, name: &str) -> Result<(u64, u64)> {
     let list = services.as_array().context("`meshctl services -o json` is no list")?;
     let service = list.iter().find(|service| service["name"] == name);
     let service = service.with_context(|| format!("`meshctl services` has no {name}"))?;
-    let families = service["addresses"].as_array().map_or(1, Vec::len).max(1) as u64;
-    let count = |field: &str| service[field].as_u64().unwrap_or(0) / families;
+    let count = |field: &str| service[field].as_u64().unwrap_or(0);
     Ok((count("near"), count("far")))
 }
 
