@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use futures::TryStreamExt as _;
 use rtnetlink::Handle;
-use rtnetlink::packet_route::address::AddressMessage;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 
 /// The loopback interface has this index in every network namespace.
 const LOOPBACK: u32 = 1;
@@ -13,7 +13,11 @@ const LOOPBACK: u32 = 1;
 pub(crate) async fn add(address: IpAddr) -> Result<bool, rtnetlink::Error> {
     let added = with(|handle| async move {
         let prefix = if address.is_ipv4() { 32 } else { 128 };
-        handle.address().add(LOOPBACK, address, prefix).execute().await
+        let mut request = handle.address().add(LOOPBACK, address, prefix);
+        // Without duplicate address detection an IPv6 address can be bound at once: its end is a piece of
+        // work of the kernel's, which on a busy host comes after the bind.
+        request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        request.execute().await
     });
     match added.await {
         Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::EEXIST => Ok(false),

@@ -26,7 +26,7 @@ fn ip(arguments: &str) -> String {
 
 fn ask(server: SocketAddr, name: &str) -> Message {
     let socket = UdpSocket::bind(if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
     let mut query = Message::query();
     query.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
     socket.send_to(&query.to_vec().unwrap(), server).unwrap();
