@@ -179,7 +179,7 @@ const OFFLINE: &[Promise] = &[
         name: "cloud-gone",
         sentence: "with the cloud gone for longer than every lease, new calls and new names work, the agent killed or not",
         needs: &[System],
-        rests_on: &[SkLookup, Server],
+        rests_on: &[ServerAgent, Server],
         scenario: offline::cloud_gone,
     },
     Promise {
