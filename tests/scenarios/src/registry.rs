@@ -5,11 +5,11 @@ use crate::mechanism::Mechanism::{
 };
 use crate::promise::Need::{Capture, ControlPlane, Root, System};
 use crate::promise::Promise;
-use crate::scenarios::{across_sites, bad_input, datapath, lab, offline, operators, own_cluster};
+use crate::scenarios::{across_sites, bad_input, datapath, lab, offline, operators, own_cluster, tunnel};
 
 /// All promises.
 pub(crate) fn promises() -> Vec<Promise> {
-    [LAB, MAIN, DATAPATH, OPERATORS, BAD_INPUT, OFFLINE, END].concat()
+    [LAB, TUNNEL, MAIN, DATAPATH, OPERATORS, BAD_INPUT, OFFLINE, END].concat()
 }
 
 const LAB: &[Promise] = &[
@@ -173,6 +173,14 @@ const BAD_INPUT: &[Promise] = &[
         scenario: bad_input::image_not_there,
     },
 ];
+
+const TUNNEL: &[Promise] = &[Promise {
+    name: "mangled-input",
+    sentence: "10 million random and mangled frames find no panic and no growth of memory, and a flooded node still answers",
+    needs: &[],
+    rests_on: &[],
+    scenario: tunnel::mangled_input,
+}];
 
 const OFFLINE: &[Promise] = &[
     Promise {

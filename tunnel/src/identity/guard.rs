@@ -91,6 +91,12 @@ impl Guard {
         self.0.trust.load_full()
     }
 
+    /// The certificate that this node shows, with its credential in it.
+    pub fn certificate(&self) -> CertificateDer<'static> {
+        let certified = self.0.certified.load();
+        certified.end_entity_cert().expect("the certificate was issued with its key").clone().into_owned()
+    }
+
     /// Shows `credential`, in a new certificate, from the next handshake on.
     pub fn set_credential(&self, credential: SignedCredential) -> Result<(), CertificateError> {
         self.0.certified.store(issue(&self.0.identity, Some(&credential))?);

@@ -7,3 +7,4 @@ pub(crate) mod lab;
 pub(crate) mod offline;
 pub(crate) mod operators;
 pub(crate) mod own_cluster;
+pub(crate) mod tunnel;
