@@ -100,15 +100,7 @@ pub enum Error {
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let name = NodeName::new(config.node.clone())
         .map_err(|error| Error::Name(config.node.clone(), error.to_string()))?;
-    let pods = config.state_dir.join("pods");
-    for path in [&config.state_dir, &pods, &config.run_dir] {
-        let failed = |source| Error::Directory { path: path.clone(), source };
-        std::fs::create_dir_all(path).map_err(failed)?;
-        // Secrets of pods and of the node; the run directory is for operators.
-        if path != &config.run_dir {
-            std::fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(failed)?;
-        }
-    }
+    let config = make_directories(config)?;
     let cri = Cri::new(&config.cri.socket)?;
     let registry = Registry::new();
     registry.register(Box::new(ProcessCollector::for_self()))?;
@@ -153,6 +145,23 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     socket.join().await;
     ops.join().await;
     if unasked { Err(Error::OverlayEnded) } else { Ok(()) }
+}
+
+/// Makes the daemon's directories, and names the state directory as the container runtime knows it, which has
+/// another working directory.
+fn make_directories(mut config: Config) -> Result<Config, Error> {
+    let pods = config.state_dir.join("pods");
+    for path in [&config.state_dir, &pods, &config.run_dir] {
+        let failed = |source| Error::Directory { path: path.clone(), source };
+        std::fs::create_dir_all(path).map_err(failed)?;
+        // Secrets of pods and of the node; the run directory is for operators.
+        if path != &config.run_dir {
+            std::fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(failed)?;
+        }
+    }
+    let failed = |source| Error::Directory { path: config.state_dir.clone(), source };
+    config.state_dir = config.state_dir.canonicalize().map_err(failed)?;
+    Ok(config)
 }
 
 /// The node's place in the overlay, and what it holds of the cluster.
@@ -327,5 +336,21 @@ async fn dispatch(
             }
             Accepted::Stream { .. } | Accepted::Join { .. } => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_directory_is_named_without_links() {
+        let root = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(root.path(), root.path().join("link")).unwrap();
+        let below = root.path().join("link/state");
+        let config = Config { state_dir: below, run_dir: root.path().join("run"), ..Config::default() };
+        let state_dir = make_directories(config).unwrap().state_dir;
+        assert_eq!(state_dir, root.path().canonicalize().unwrap().join("state"));
+        assert!(state_dir.join("pods").is_dir());
     }
 }

@@ -7,7 +7,9 @@ use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
+
+use super::tree::is_mount_point;
 
 /// Checks a hostPath against its type, making what an `...OrCreate` type asks for.
 pub fn check_host_path(path: &Path, kind: &str) -> Result<(), String> {
@@ -37,7 +39,9 @@ pub fn check_host_path(path: &Path, kind: &str) -> Result<(), String> {
 /// Makes an emptyDir: a directory that anyone may write, in memory where that is asked for.
 pub fn make_empty_dir(path: &Path, memory: Option<u64>, gid: Option<u32>) -> io::Result<()> {
     fs::create_dir_all(path)?;
-    if let Some(size) = memory.filter(|_| !is_mount_point(path)) {
+    if let Some(size) = memory
+        && !is_mount_point(path)?
+    {
         let options = if size > 0 { format!("size={size},mode=0777") } else { "mode=0777".to_owned() };
         mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))?;
     }
@@ -54,10 +58,10 @@ pub fn bind_sub_path(volume: &Path, sub: &str, target: &Path) -> Result<(), Stri
     if !relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
         return Err(format!("{shown} must be a relative path without '..'"));
     }
-    if is_mount_point(target) {
+    let said = |error: io::Error| format!("{shown}: {error}");
+    if is_mount_point(target).map_err(said)? {
         return Ok(());
     }
-    let said = |error: io::Error| format!("{shown}: {error}");
     let root = fs::File::open(volume).map_err(said)?;
     let how = OpenHow::new().flags(OFlag::O_PATH).resolve(ResolveFlag::RESOLVE_BENEATH);
     let found = match openat2(&root, relative, how) {
@@ -74,7 +78,8 @@ pub fn bind_sub_path(volume: &Path, sub: &str, target: &Path) -> Result<(), Stri
         fs::create_dir_all(target).map_err(said)?;
     } else {
         fs::create_dir_all(target.parent().unwrap_or(target)).map_err(said)?;
-        fs::File::create(target).map_err(said)?;
+        // Never cut short: it could be what another process has bound here meanwhile.
+        fs::OpenOptions::new().append(true).create(true).open(target).map_err(said)?;
     }
     mount(Some(&source), target, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
         .map_err(|error| said(error.into()))
@@ -98,31 +103,6 @@ fn make_beneath(root: &fs::File, relative: &Path) -> io::Result<()> {
         parent = openat2(root, &done, how)?;
     }
     Ok(())
-}
-
-/// Unmounts whatever is mounted below `root`, deepest first.
-pub fn unmount_below(root: &Path) {
-    let Ok(text) = fs::read_to_string("/proc/self/mountinfo") else { return };
-    let mut points: Vec<PathBuf> = mount_points(&text).filter(|point| point.starts_with(root)).collect();
-    points.sort();
-    for point in points.iter().rev() {
-        if let Err(error) = umount2(point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-            tracing::warn!(path = %point.display(), %error, "cannot unmount");
-        }
-    }
-}
-
-fn is_mount_point(path: &Path) -> bool {
-    fs::read_to_string("/proc/self/mountinfo")
-        .is_ok_and(|text| mount_points(&text).any(|point| point == path))
-}
-
-/// Mount points of a mountinfo file, whose blanks are written in octal.
-fn mount_points(text: &str) -> impl Iterator<Item = PathBuf> {
-    text.lines().filter_map(|line| line.split(' ').nth(4)).map(|point| {
-        let plain = point.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n");
-        PathBuf::from(plain.replace("\\134", "\\"))
-    })
 }
 
 #[cfg(test)]
@@ -161,11 +141,5 @@ mod tests {
         for sub in ["../x", "/etc", "escape", "escape/x"] {
             assert!(bind_sub_path(&volume, sub, &root.path().join("t")).is_err(), "{sub}");
         }
-    }
-
-    #[test]
-    fn mount_points_are_read() {
-        let text = "36 35 98:0 / /mnt/a\\040b rw - ext3 /dev/root rw\n";
-        assert_eq!(mount_points(text).collect::<Vec<_>>(), [PathBuf::from("/mnt/a b")]);
     }
 }

@@ -8,6 +8,7 @@ pub mod atomic;
 pub mod host;
 pub mod payload;
 pub mod tokens;
+pub mod tree;
 
 use std::fs;
 use std::io;
@@ -24,8 +25,6 @@ use crate::edged::env::Environment;
 use crate::edged::fields::Facts;
 use crate::edged::pod::Pod;
 use crate::edged::resources;
-
-pub use host::unmount_below;
 
 /// A volume that could not be set up, in kubelet's words.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -85,13 +84,9 @@ impl PodDirectory {
         fs::set_permissions(&self.0, fs::Permissions::from_mode(0o700))
     }
 
-    /// Unmounts and removes all of it.
+    /// Unmounts and removes all of it. An error where something stays mounted: what is in it is not the pod's.
     pub fn remove(&self) -> io::Result<()> {
-        unmount_below(&self.0);
-        match fs::remove_dir_all(&self.0) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        tree::remove(&self.0)
     }
 }
 
