@@ -24,7 +24,7 @@ use crate::hub::Hub;
 use crate::join::{Holder, Issuer, JoinConfig, JoinService, Tokens, authority};
 use crate::kubelet::{Kubelets, bind};
 use crate::serving::{Serving, Source};
-use crate::{cluster, https, member, nodes};
+use crate::{cluster, https, member, nodes, removal};
 
 /// Starts everything, and ends it once `stop` is cancelled.
 pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
@@ -87,6 +87,7 @@ impl Control {
         let hub = Hub::start(client.clone(), join.clone(), Some(tunnel.clone()), registry)?;
         tasks.spawn(dispatch(incoming, hub.clone(), join, tasks.clone()));
         tasks.spawn(nodes::run(client.clone(), stop.clone()));
+        tasks.spawn(removal::run(client.clone(), stop.clone()));
         let control = Self { tunnel, hub, tasks, stop };
         control.listen(config, client, addresses, tokens).await?;
         Ok(control)

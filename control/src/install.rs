@@ -95,7 +95,7 @@ fn cluster_role() -> Value {
         rule(&[""], &["nodes"], &["get", "list", "watch", "create", "patch", "update", "delete"]),
         rule(
             &["edgeloom.io"],
-            &["edgenodes", "edgenodes/status"],
+            &["edgenodes", "edgenodes/status", "revocations"],
             &["get", "list", "watch", "create", "patch", "update", "delete"],
         ),
         // The kubelet ports and the admin HTTPS.

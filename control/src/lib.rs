@@ -16,6 +16,7 @@ pub mod join;
 pub mod kubelet;
 pub mod member;
 pub mod nodes;
+pub mod removal;
 pub mod serving;
 pub mod tls;
 

@@ -132,6 +132,8 @@ messages! {
         5 = Written,
         /// A sign of life, whenever one is asked for.
         6 = Alive,
+        /// The control ends the session, and why; a release that does not know it finds the stream ended.
+        7 = Closing,
         /// Answers a [`Request`].
         16 = Reply,
     }
@@ -206,6 +208,30 @@ pub struct Applied {
 /// nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alive {}
+
+/// The control ends the session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closing {
+    /// Why, for a program.
+    pub reason: CloseReason,
+    /// Why, and what to do, for people.
+    pub message: String,
+}
+
+/// Why the control ends a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum CloseReason {
+    /// The node is no member of the cluster any more.
+    NoMember,
+    /// The control does not know the cluster yet; worth another try.
+    NotReady,
+    /// The node did not keep to the protocol.
+    Protocol,
+    /// A reason that only a newer release knows.
+    #[serde(other)]
+    Other,
+}
 
 /// Writes that a node may have sent without an answer; more break the protocol.
 pub const WRITE_WINDOW: usize = 64;

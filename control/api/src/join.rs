@@ -136,6 +136,8 @@ pub enum RefusalReason {
     NameTaken,
     /// The node was revoked.
     Revoked,
+    /// The node is no member any more, so that its credential is not renewed; a token lets it join again.
+    NotMember,
     /// A range of the cluster overlaps a route of the host.
     Overlap,
     /// The control cannot serve now; worth another try.

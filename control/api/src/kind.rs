@@ -95,6 +95,7 @@ kinds! {
     CERTIFICATE_SIGNING_REQUEST = "certificates.k8s.io" "v1" "CertificateSigningRequest" "certificatesigningrequests" false;
     CUSTOM_RESOURCE_DEFINITION = "apiextensions.k8s.io" "v1" "CustomResourceDefinition" "customresourcedefinitions" false;
     EDGE_NODE = "edgeloom.io" "v1alpha1" "EdgeNode" "edgenodes" false;
+    REVOCATION = "edgeloom.io" "v1alpha1" "Revocation" "revocations" false;
 }
 
 #[cfg(test)]

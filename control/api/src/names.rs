@@ -36,6 +36,8 @@ pub const STATE_DIR: &str = "/var/lib/edgeloom";
 /// Directory of the configuration, one `NAME.yaml` a daemon.
 pub const CONFIG_DIR: &str = "/etc/edgeloom";
 
+/// Finalizer of an EdgeNode: the control writes a Revocation of its identity before it is gone.
+pub const REVOKE_FINALIZER: &str = "edgeloom.io/revoke";
 /// Node label of the standard topology key: the control sets it to the node's site where it is absent.
 pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// Node label that marks a node as Edgeloom's.

@@ -4,6 +4,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::{CustomResource, CustomResourceExt as _};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 pub use crate::credential::Role;
 
@@ -35,18 +36,87 @@ pub struct EdgeNodeSpec {
     pub node_uid: String,
     /// What the node may be to its peers.
     pub roles: Vec<Role>,
-    /// Set to refuse the node everywhere; peers honour it without the control too.
+    /// Set to refuse the node everywhere; the control writes a [`Revocation`] for it, which stays when the
+    /// EdgeNode goes.
     #[serde(default)]
     pub revoked: bool,
     /// Ranges of the pods on the node.
     #[serde(default)]
     pub pod_cidrs: Vec<String>,
+    /// What the host said of itself when it joined.
+    #[serde(default)]
+    pub host: Host,
     /// Public addresses with port of a control or relay, such as `203.0.113.5:20006`.
     #[serde(default)]
     pub addresses: Vec<String>,
 }
 
+/// What a host says of itself: the standard labels of its Node, for one that is made anew. Empty fields are
+/// not known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Host {
+    /// `kubernetes.io/hostname`.
+    #[serde(default)]
+    pub hostname: String,
+    /// `kubernetes.io/os`, as Go names it.
+    #[serde(default)]
+    pub os: String,
+    /// `kubernetes.io/arch`, as Go names it.
+    #[serde(default)]
+    pub arch: String,
+}
+
+/// An identity that is no member any more, whatever credential it shows. The hub carries all of them to every
+/// node, and nodes honour them without the control too. The control writes one when an EdgeNode is deleted or
+/// revoked; people may write one as well. Its name says nothing, `spec.peerId` counts.
+#[expect(clippy::duplicated_attributes, reason = "each printcolumn has a type, and several have the same")]
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "edgeloom.io",
+    version = "v1alpha1",
+    kind = "Revocation",
+    plural = "revocations",
+    singular = "revocation",
+    derive = "PartialEq",
+    printcolumn(name = "Node", json_path = ".spec.node", type_ = "string"),
+    printcolumn(name = "Cause", json_path = ".spec.cause", type_ = "string"),
+    printcolumn(name = "Peer", json_path = ".spec.peerId", type_ = "string"),
+    printcolumn(name = "Age", json_path = ".metadata.creationTimestamp", type_ = "date")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct RevocationSpec {
+    /// The identity: a libp2p peer id in base58.
+    pub peer_id: String,
+    /// Name of the node that it had, for people.
+    #[serde(default)]
+    pub node: String,
+    /// Whether a join token lets it in again.
+    #[serde(default)]
+    pub cause: Cause,
+}
+
+/// Why an identity is no member any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Cause {
+    /// Its EdgeNode was deleted: it may join again with a token.
+    Removed,
+    /// It was expelled: no token lets it in while the Revocation stands.
+    #[default]
+    Revoked,
+}
+
+impl Revocation {
+    /// The name under which the control keeps the Revocation of `node`'s identity: the same every time, and
+    /// another one for another machine of that name.
+    pub fn name_of(node: &str, peer_id: &str) -> String {
+        let hash = hex::encode(&Sha256::digest(peer_id.as_bytes())[..5]);
+        // A name has 253 characters at most.
+        let node: String = node.chars().take(240).collect();
+        format!("{}-{hash}", node.trim_end_matches(['.', '-']))
+    }
+}
+
 /// The definitions of all custom resources of this crate.
 pub fn definitions() -> Vec<CustomResourceDefinition> {
-    vec![EdgeNode::crd()]
+    vec![EdgeNode::crd(), Revocation::crd()]
 }

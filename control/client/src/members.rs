@@ -1,8 +1,8 @@
-//! From EdgeNode objects to what the tunnel has to know: peers, relays, and who was revoked. Pure.
+//! From EdgeNodes and Revocations to what the tunnel has to know: peers, relays, and who was revoked. Pure.
 
 use std::net::SocketAddr;
 
-use edgeloom_api::kind::EDGE_NODE;
+use edgeloom_api::kind::{EDGE_NODE, REVOCATION};
 use edgeloom_api::v1alpha1::{EdgeNodeSpec, Role};
 use edgeloom_model::{NodeName, Site};
 use edgeloom_tunnel::{Peer, PeerId, RelayPeer};
@@ -22,7 +22,10 @@ pub(crate) struct Members {
 
 /// The members that `store` knows, without the node itself.
 pub(crate) fn of(store: &Metastore, own: &NodeName) -> Members {
-    let mut members = Members::default();
+    let mut members = Members {
+        revoked: store.list(&REVOCATION).iter().filter_map(|o| revoked(o)).collect(),
+        ..Members::default()
+    };
     for object in store.list(&EDGE_NODE) {
         match read(&object) {
             Ok((peer, spec)) => members.add(peer, &spec, own),
@@ -32,6 +35,16 @@ pub(crate) fn of(store: &Metastore, own: &NodeName) -> Members {
         }
     }
     members
+}
+
+/// Whom a Revocation is about. Why does not matter here, and may be what only a newer release knows.
+fn revoked(object: &Value) -> Option<PeerId> {
+    let peer = &object["spec"]["peerId"];
+    let read = peer.as_str().and_then(|peer| peer.parse().ok());
+    if read.is_none() {
+        tracing::warn!(revocation = %object["metadata"]["name"], %peer, "passed over: spec.peerId is no peer id");
+    }
+    read
 }
 
 fn read(object: &Value) -> Result<(Peer, EdgeNodeSpec), String> {
@@ -52,7 +65,7 @@ impl Members {
             self.revoked.push(peer.peer);
             return;
         }
-        if peer.node == *own {
+        if peer.node == *own || self.revoked.contains(&peer.peer) {
             return;
         }
         if spec.roles.contains(&Role::Relay) {
@@ -133,6 +146,20 @@ mod tests {
             [RelayPeer { peer: relay, addresses: vec!["203.0.113.5:20006".parse().unwrap()] }]
         );
         assert_eq!(members.revoked, [bad]);
+    }
+
+    #[test]
+    fn a_revocation_outlives_and_outweighs_the_edge_node() {
+        let own = NodeName::new("own").unwrap();
+        let (gone, gone_object) = edge_node("gone", &["edge", "relay"], false);
+        let object =
+            json!({"metadata": {"name": "r"}, "spec": {"peerId": gone.to_base58(), "cause": "NotKnownYet"}});
+        assert_eq!(revoked(&object), Some(gone));
+        assert_eq!(revoked(&json!({"spec": {"peerId": "x"}})), None);
+        let mut members = Members { revoked: vec![gone], ..Members::default() };
+        let (peer, spec) = read(&gone_object).unwrap();
+        members.add(peer, &spec, &own);
+        assert!(members.peers.is_empty() && members.relays.is_empty());
     }
 
     #[test]

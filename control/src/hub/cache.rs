@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use bytes::Bytes;
 use edgeloom_api::hub::{Key, Version};
-use edgeloom_api::kind::{EDGE_NODE, Kind, NODE, POD};
+use edgeloom_api::kind::{EDGE_NODE, Kind, NODE, POD, REVOCATION};
 use edgeloom_api::v1alpha1::EdgeNodeSpec;
 use serde::Deserialize as _;
 use serde_json::Value;
@@ -30,6 +30,10 @@ pub(super) struct Entry {
 pub(super) enum Facts {
     Pod(PodFacts),
     EdgeNode(EdgeNodeSpec),
+    /// An EdgeNode that is being deleted.
+    Leaving(EdgeNodeSpec),
+    /// The peer id of a Revocation.
+    Revocation(String),
     Other,
 }
 
@@ -47,7 +51,11 @@ impl Entry {
         let facts = if *kind == POD {
             Facts::Pod(PodFacts::of(&object))
         } else if *kind == EDGE_NODE {
-            EdgeNodeSpec::deserialize(&object["spec"]).map_or(Facts::Other, Facts::EdgeNode)
+            let stays = object["metadata"]["deletionTimestamp"].is_null();
+            let facts = if stays { Facts::EdgeNode } else { Facts::Leaving };
+            EdgeNodeSpec::deserialize(&object["spec"]).map_or(Facts::Other, facts)
+        } else if *kind == REVOCATION {
+            Facts::Revocation(object["spec"]["peerId"].as_str().unwrap_or_default().to_owned())
         } else {
             Facts::Other
         };
@@ -98,7 +106,7 @@ impl Cache {
         self.ready.subscribe()
     }
 
-    /// Changes whenever an EdgeNode did.
+    /// Changes whenever an EdgeNode or a Revocation did.
     pub(super) fn members_changed(&self) -> watch::Receiver<u64> {
         self.changed_members.subscribe()
     }
@@ -112,7 +120,7 @@ impl Cache {
 
     /// An object was created or changed (`Some`), or is gone.
     pub(super) fn apply(&self, key: Key, entry: Option<Entry>) {
-        let is_member = key.is(&EDGE_NODE);
+        let is_member = key.is(&EDGE_NODE) || key.is(&REVOCATION);
         let told = self.write().apply(&key, entry.map(Arc::new));
         let mut followers = self.followers();
         match told {
@@ -217,6 +225,23 @@ impl Cache {
             _ => None,
         };
         tables.of_kind(&EDGE_NODE).filter_map(member).collect()
+    }
+
+    /// Whether `peer` is no member whatever it shows.
+    pub(super) fn is_revoked(&self, peer: &str) -> bool {
+        self.revoked().iter().any(|revoked| revoked == peer)
+    }
+
+    /// The peer ids of those who were removed or revoked.
+    pub(super) fn revoked(&self) -> Vec<String> {
+        let tables = self.read();
+        let of = |(_, entry): (&Key, &Arc<Entry>)| match &entry.facts {
+            Facts::Revocation(peer) => Some(peer.clone()),
+            Facts::Leaving(spec) => Some(spec.peer_id.clone()),
+            Facts::EdgeNode(spec) if spec.revoked => Some(spec.peer_id.clone()),
+            _ => None,
+        };
+        tables.of_kind(&EDGE_NODE).chain(tables.of_kind(&REVOCATION)).filter_map(of).collect()
     }
 
     /// Number of objects.

@@ -1,6 +1,6 @@
 //! Keeps the control's own tunnel in step with the EdgeNodes, and its own credential alive.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,25 +48,23 @@ pub(super) async fn follow(shared: Arc<Shared>, tunnel: Option<Tunnel>) {
 /// Tells the tunnel who is a member, and ends sessions of those who are none any more.
 fn tell(shared: &Shared, tunnel: Option<&Tunnel>) {
     let members = shared.cache.edge_nodes();
-    let (mut peers, mut revoked, mut names) = (Vec::new(), Vec::new(), HashSet::new());
+    let mut revoked: Vec<PeerId> =
+        shared.cache.revoked().iter().filter_map(|peer| peer.parse().ok()).collect();
+    let mut peers = Vec::new();
     for (name, spec) in &members {
         match read(name, spec) {
-            Ok(peer) if spec.revoked => revoked.push(peer.peer),
-            Ok(peer) => {
-                names.insert(peer.node.clone());
-                peers.push(peer);
-            }
+            Ok(peer) if revoked.contains(&peer.peer) => {}
+            Ok(peer) => peers.push(peer),
             Err(reason) => tracing::warn!(edge_node = name, reason, "passed over"),
         }
     }
-    let connected: Vec<NodeName> = shared.sessions().keys().cloned().collect();
-    for node in connected.iter().filter(|node| !names.contains(*node)) {
-        tracing::info!(%node, "no member any more; its session ends");
-        shared.expel(node);
-    }
+    let members: HashMap<&NodeName, PeerId> = peers.iter().map(|peer| (&peer.node, peer.peer)).collect();
+    shared.expel_all_but(|node, peer| members.get(node) == Some(peer));
     if let Some(tunnel) = tunnel {
         let own = tunnel.peer_id();
         peers.retain(|peer| peer.peer != own);
+        // A control that believed itself revoked could tell nobody of it.
+        revoked.retain(|peer| *peer != own);
         tunnel.set_trust(shared.join.trust().with_revoked(revoked));
         tunnel.set_peers(peers);
     }

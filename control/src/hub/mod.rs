@@ -12,7 +12,9 @@ mod authorise;
 mod cache;
 mod dirty;
 mod members;
+mod membership;
 mod metrics;
+mod outlet;
 mod request;
 mod selection;
 mod session;
@@ -24,11 +26,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use edgeloom_api::hub::{FromNode, Reply};
+use edgeloom_api::hub::{Failure, FromNode, Hello, Reply};
 use edgeloom_api::message::MAX_MESSAGE;
 use edgeloom_model::NodeName;
 use edgeloom_tunnel::identity::{Role, Verified};
-use edgeloom_tunnel::{Tunnel, frames};
+use edgeloom_tunnel::{PeerId, Tunnel, frames};
 use prometheus::Registry;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
@@ -37,12 +39,15 @@ use tokio_util::task::TaskTracker;
 use crate::join::JoinService;
 use cache::Cache;
 use metrics::Metrics;
+use outlet::Outlet;
 use session::{Broken, Serve, say};
 
 /// How long a node may take to say what a stream is for.
 const FIRST_WORD: Duration = Duration::from_secs(15);
 /// How long an answer may take to leave.
 const LAST_WORD: Duration = Duration::from_secs(15);
+/// How long a node waits for the hub to know the cluster: less than it waits for a greeting.
+const READY: Duration = Duration::from_secs(10);
 
 /// Why the hub did not start.
 #[derive(Debug, thiserror::Error)]
@@ -61,9 +66,15 @@ struct Shared {
     cache: Arc<Cache>,
     join: JoinService,
     metrics: Metrics,
-    sessions: Mutex<HashMap<NodeName, CancellationToken>>,
+    sessions: Mutex<HashMap<NodeName, Held>>,
     stop: CancellationToken,
     tasks: TaskTracker,
+}
+
+/// A session that stands: of which machine, and what ends it.
+struct Held {
+    peer: PeerId,
+    end: CancellationToken,
 }
 
 impl std::fmt::Debug for Hub {
@@ -146,18 +157,26 @@ impl Shared {
         let Ok(Ok(Some(first))) = first else { return };
         match FromNode::decode(&first) {
             Ok(FromNode::Hello(hello)) => {
-                let replaced = self.enter(&from.node);
-                tracing::info!(node = %from.node, release = hello.release, "a node is connected");
-                let serve = Serve { shared: self, node: from };
-                let broken = tokio::select! {
-                    broken = serve.hold(hello, read, write) => broken,
-                    () = replaced.cancelled() => Broken::Ended,
+                let mut outlet = Outlet::new(write);
+                let broken = match self.admit(from).await {
+                    Ok(()) => self.hold(from, hello, read, &mut outlet).await,
+                    Err(refused) => refused,
                 };
-                self.leave(&from.node, &replaced);
-                tracing::info!(node = %from.node, %broken, "a node is gone");
+                tracing::info!(node = %from.node, peer = %from.peer, %broken, "a node is gone");
+                if let Some(closing) = broken.closing() {
+                    // A node that does not take it finds the stream ended.
+                    let _ = tokio::time::timeout(LAST_WORD, outlet.close(closing)).await;
+                }
             }
             Ok(FromNode::Request(asked)) => {
-                let reply = Reply { result: request::answer(self, from, asked).await };
+                let result = match self.admit(from).await {
+                    Ok(()) => request::answer(self, from, asked).await,
+                    Err(refused) => {
+                        let code = if matches!(refused, Broken::NoMember(_)) { 403 } else { 503 };
+                        Err(Failure { code, message: refused.to_string() })
+                    }
+                };
+                let reply = Reply { result };
                 let answered = async {
                     say(&mut write, &reply.into()).await?;
                     write.shutdown().await.map_err(Broken::from)
@@ -175,12 +194,38 @@ impl Shared {
         }
     }
 
+    /// Lets members pass, once it is known here who they are.
+    async fn admit(&self, from: &Verified) -> Result<(), Broken> {
+        let mut ready = self.cache.ready();
+        let waited = tokio::time::timeout(READY, ready.wait_for(|ready| *ready)).await;
+        waited.map_err(|_| Broken::NotReady)?.map_err(|_| Broken::NotReady)?;
+        Ok(self.await_member(from).await?)
+    }
+
+    /// Holds a member's session to its end.
+    async fn hold<R, W>(&self, from: &Verified, hello: Hello, read: R, outlet: &mut Outlet<W>) -> Broken
+    where
+        R: AsyncRead + Send + Unpin,
+        W: AsyncWrite + Send + Unpin,
+    {
+        let end = self.enter(from);
+        tracing::info!(node = %from.node, release = hello.release, "a node is connected");
+        let serve = Serve { shared: self, node: from };
+        let broken = tokio::select! {
+            broken = serve.hold(hello, read, outlet) => broken,
+            () = end.cancelled() => self.require_member(from).map_or_else(Broken::from, |()| Broken::Ended),
+        };
+        self.leave(&from.node, &end);
+        broken
+    }
+
     /// Makes this the node's session; an older one, which the node has given up or is about to, ends.
-    fn enter(&self, node: &NodeName) -> CancellationToken {
+    fn enter(&self, from: &Verified) -> CancellationToken {
         let own = CancellationToken::new();
         let mut sessions = self.sessions();
-        if let Some(older) = sessions.insert(node.clone(), own.clone()) {
-            older.cancel();
+        let held = Held { peer: from.peer, end: own.clone() };
+        if let Some(older) = sessions.insert(from.node.clone(), held) {
+            older.end.cancel();
         }
         self.metrics.opened.inc();
         self.metrics.sessions.set(i64::try_from(sessions.len()).unwrap_or(i64::MAX));
@@ -196,15 +241,20 @@ impl Shared {
         self.metrics.sessions.set(i64::try_from(sessions.len()).unwrap_or(i64::MAX));
     }
 
-    /// Ends the node's session, if it has one.
-    fn expel(&self, node: &NodeName) {
-        if let Some(session) = self.sessions().remove(node) {
-            session.cancel();
-        }
+    /// Ends the sessions of those who are no members any more.
+    fn expel_all_but(&self, is_member: impl Fn(&NodeName, &PeerId) -> bool) {
+        self.sessions().retain(|node, held| {
+            let stays = is_member(node, &held.peer);
+            if !stays {
+                tracing::info!(%node, peer = %held.peer, "no member any more; its session ends");
+                held.end.cancel();
+            }
+            stays
+        });
     }
 
     // A poisoned lock guards a map that every holder leaves whole.
-    fn sessions(&self) -> std::sync::MutexGuard<'_, HashMap<NodeName, CancellationToken>> {
+    fn sessions(&self) -> std::sync::MutexGuard<'_, HashMap<NodeName, Held>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

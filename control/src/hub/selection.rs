@@ -1,22 +1,24 @@
 //! What a node needs of the cluster's objects. Pure.
 //!
-//! Every node needs all Services, EndpointSlices and EdgeNodes; its own Node; the pods on it; and the ConfigMaps
+//! Every node needs all Services, EndpointSlices, EdgeNodes and Revocations; its own Node; the pods on it; and the ConfigMaps
 //! and Secrets that those pods use, with the cluster's CA for their service-account mounts.
 
 use std::collections::BTreeSet;
 
 use edgeloom_api::hub::Key;
-use edgeloom_api::kind::{CONFIG_MAP, EDGE_NODE, ENDPOINT_SLICE, Kind, NODE, POD, SECRET, SERVICE};
+use edgeloom_api::kind::{
+    CONFIG_MAP, EDGE_NODE, ENDPOINT_SLICE, Kind, NODE, POD, REVOCATION, SECRET, SERVICE,
+};
 use serde_json::Value;
 
 /// ConfigMap in every namespace with the CA of the cluster's API.
 const ROOT_CA: &str = "kube-root-ca.crt";
 
 /// Kinds that every node needs whole.
-pub(super) static SHARED: [&Kind; 3] = [&EDGE_NODE, &SERVICE, &ENDPOINT_SLICE];
+pub(super) static SHARED: [&Kind; 4] = [&REVOCATION, &EDGE_NODE, &SERVICE, &ENDPOINT_SLICE];
 /// Kinds that are watched.
-pub(super) static WATCHED: [&Kind; 7] =
-    [&EDGE_NODE, &SERVICE, &ENDPOINT_SLICE, &NODE, &CONFIG_MAP, &SECRET, &POD];
+pub(super) static WATCHED: [&Kind; 8] =
+    [&REVOCATION, &EDGE_NODE, &SERVICE, &ENDPOINT_SLICE, &NODE, &CONFIG_MAP, &SECRET, &POD];
 
 /// What the hub has to know of a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -12,25 +12,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edgeloom_api::hub::{
-    Alive, Delete, FromControl, FromNode, Hello, Key, Put, Synced, VERSION, Version, WRITE_WINDOW, Welcome,
-    WriteUp, Written, digest,
+    Alive, CloseReason, Closing, Delete, FromControl, FromNode, Hello, Key, Put, Synced, VERSION, Version,
+    WRITE_WINDOW, Welcome, WriteUp, Written, digest,
 };
 use edgeloom_api::kind::{CONFIG_MAP, EDGE_NODE, POD, SECRET};
 use edgeloom_api::message::{MAX_MESSAGE, MessageError};
 use edgeloom_tunnel::frames::{self, FrameError};
 use edgeloom_tunnel::identity::Verified;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 
 use super::Shared;
 use super::dirty::{Dirty, Item};
+use super::membership::NoMember;
+use super::outlet::Outlet;
 use super::uplink::Uplink;
 use super::window::Window;
 
-/// How long a node may take to send its inventory.
+/// How long a node may take over one message of its inventory: all of it takes a slow link as long as it takes.
 const INVENTORY: Duration = Duration::from_secs(60);
-/// How long a node waits for the hub to know the cluster.
-const READY: Duration = Duration::from_secs(60);
 /// Most objects that a node may say it holds.
 const MAX_INVENTORY: usize = 1_000_000;
 /// Messages that wait for the stream.
@@ -51,10 +51,23 @@ pub(super) enum Broken {
     Protocol(&'static str),
     #[error("the node was silent when its inventory was due")]
     Silent,
-    #[error("it has no EdgeNode, or a revoked one, or the EdgeNode is of another identity")]
-    NoMember,
-    #[error("the cluster's objects are not known here yet")]
+    #[error(transparent)]
+    NoMember(#[from] NoMember),
+    #[error("the cluster's objects are not known to the control yet")]
     NotReady,
+}
+
+impl Broken {
+    /// What the node is told, where there is anything that it does not know.
+    pub(super) fn closing(&self) -> Option<Closing> {
+        let reason = match self {
+            Self::NoMember(_) => CloseReason::NoMember,
+            Self::NotReady => CloseReason::NotReady,
+            Self::Protocol(_) | Self::Message(_) | Self::Silent => CloseReason::Protocol,
+            Self::Frame(_) | Self::Send(_) | Self::Ended => return None,
+        };
+        Some(Closing { reason, message: self.to_string() })
+    }
 }
 
 /// A session as one side of a stream.
@@ -65,12 +78,12 @@ pub(super) struct Serve<'a> {
 
 impl Serve<'_> {
     /// Holds the session until it breaks, and says why.
-    pub(super) async fn hold<R, W>(&self, hello: Hello, mut read: R, mut write: W) -> Broken
+    pub(super) async fn hold<R, W>(&self, hello: Hello, mut read: R, outlet: &mut Outlet<W>) -> Broken
     where
         R: AsyncRead + Send + Unpin,
         W: AsyncWrite + Send + Unpin,
     {
-        let dirty = match self.greet(&hello, &mut read, &mut write).await {
+        let dirty = match self.greet(&hello, &mut read, outlet).await {
             Ok(dirty) => dirty,
             Err(broken) => return broken,
         };
@@ -85,7 +98,7 @@ impl Serve<'_> {
                 self.send(&dirty, acknowledged, out.clone()),
                 self.write_up(queued, out.clone()),
                 answer_alive(asked, out.clone()),
-                write_out(write, outgoing),
+                write_out(outlet, outgoing),
             )
         };
         match loops.await {
@@ -95,19 +108,17 @@ impl Serve<'_> {
     }
 
     /// Answers the hello and marks what differs.
-    async fn greet<R, W>(&self, hello: &Hello, read: &mut R, write: &mut W) -> Result<Arc<Dirty>, Broken>
+    async fn greet<R, W>(
+        &self,
+        hello: &Hello,
+        read: &mut R,
+        outlet: &mut Outlet<W>,
+    ) -> Result<Arc<Dirty>, Broken>
     where
         R: AsyncRead + Send + Unpin,
         W: AsyncWrite + Send + Unpin,
     {
-        let mut ready = self.shared.cache.ready();
-        let waited = tokio::time::timeout(READY, ready.wait_for(|ready| *ready)).await;
-        waited.map_err(|_| Broken::NotReady)?.map_err(|_| Broken::NotReady)?;
         let name = self.node.node.as_str();
-        let member = self.shared.cache.edge_node(name);
-        if !member.is_some_and(|member| !member.revoked && member.peer_id == self.node.peer.to_base58()) {
-            return Err(Broken::NoMember);
-        }
         // Followed before it is read, so that no change falls between.
         let dirty = self.shared.cache.follow(name);
         let kinds: BTreeSet<String> = hello.kinds.iter().cloned().collect();
@@ -115,11 +126,10 @@ impl Serve<'_> {
         let same = digest(desired.iter().map(|(key, version)| (key, version))) == *hello.digest;
         let welcome =
             Welcome { version: VERSION, release: env!("CARGO_PKG_VERSION").to_owned(), inventory: !same };
-        say(write, &welcome.into()).await?;
-        write.flush().await?;
+        outlet.say(&welcome.into()).await?;
+        outlet.flush().await?;
         if !same {
-            let held =
-                tokio::time::timeout(INVENTORY, inventory(read)).await.map_err(|_| Broken::Silent)??;
+            let held = inventory(read).await?;
             for key in differing(desired, held) {
                 dirty.mark(key);
             }
@@ -209,7 +219,8 @@ impl Serve<'_> {
 async fn inventory<R: AsyncRead + Unpin>(read: &mut R) -> Result<BTreeMap<Key, Version>, Broken> {
     let mut held = BTreeMap::new();
     loop {
-        let message = frames::read(read, MAX_MESSAGE).await?.ok_or(Broken::Ended)?;
+        let read = tokio::time::timeout(INVENTORY, frames::read(read, MAX_MESSAGE)).await;
+        let message = read.map_err(|_| Broken::Silent)??.ok_or(Broken::Ended)?;
         let FromNode::Inventory(part) = FromNode::decode(&message)? else {
             return Err(Broken::Protocol("something else than its inventory"));
         };
@@ -260,13 +271,13 @@ async fn answer_alive(
 }
 
 async fn write_out<W: AsyncWrite + Unpin>(
-    mut write: W,
+    outlet: &mut Outlet<W>,
     mut outgoing: mpsc::Receiver<FromControl>,
 ) -> Result<Infallible, Broken> {
     while let Some(message) = outgoing.recv().await {
-        say(&mut write, &message).await?;
+        outlet.say(&message).await?;
         if outgoing.is_empty() {
-            write.flush().await?;
+            outlet.flush().await?;
         }
     }
     Err(Broken::Ended)

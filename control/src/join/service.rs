@@ -18,7 +18,7 @@ use prometheus::{IntCounterVec, Registry};
 use tokio::sync::Semaphore;
 
 use super::issue::{Holder, Issuer};
-use super::nodes::{NodeRefusal, Nodes};
+use super::nodes::{NodeRefusal, Nodes, Standing};
 use super::overlap;
 use super::tokens::{TokenRefusal, Tokens};
 
@@ -170,8 +170,11 @@ impl JoinService {
     /// A new credential for a node whose old one was just verified.
     pub async fn renew(&self, node: &Verified) -> Result<Vec<u8>, Failure> {
         let failure = |code, message: String| Failure { code, message };
-        let checked = self.inner.nodes.check(&node.node, &node.peer).await;
-        checked.map_err(|refusal| failure(403, refusal.to_string()))?;
+        let checked = self.inner.nodes.require_member(&node.node, &node.peer).await;
+        checked.map_err(|refusal| {
+            let code = if refusal.reason() == RefusalReason::Unavailable { 503 } else { 403 };
+            failure(code, refusal.to_string())
+        })?;
         let holder = Holder {
             peer: node.peer,
             node: node.node.to_string(),
@@ -241,12 +244,19 @@ impl Inner {
         if let Some(holder) =
             from.holder.as_ref().filter(|holder| request.secret.is_empty() && holder.node == node)
         {
-            self.nodes.check(&node, &from.peer).await?;
+            self.nodes.require_member(&node, &from.peer).await?;
             return self.welcome(from, request, &node, holder.site.as_str(), true).await;
         }
-        let member = self.nodes.check(&node, &from.peer).await?;
+        let standing = self.nodes.check(&node, &from.peer).await?;
         let token = self.tokens.take(&request.secret, &node).await?;
-        let welcomed = self.welcome(from, request, &node, &token.site, member).await;
+        let member = standing == Standing::Member;
+        let mut welcomed = self.welcome(from, request, &node, &token.site, member).await;
+        if let Standing::Free(removals) = standing
+            && welcomed.is_ok()
+            && let Err(refusal) = self.nodes.readmit(&removals).await
+        {
+            welcomed = Err(refusal.into());
+        }
         if welcomed.is_err()
             && let Err(error) = self.tokens.give_back(&token.id).await
         {

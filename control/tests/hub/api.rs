@@ -234,8 +234,18 @@ impl State {
     }
 }
 
-const COLLECTIONS: [&str; 9] =
-    ["edgenodes", "services", "endpointslices", "nodes", "configmaps", "secrets", "pods", "events", "leases"];
+const COLLECTIONS: [&str; 10] = [
+    "edgenodes",
+    "revocations",
+    "services",
+    "endpointslices",
+    "nodes",
+    "configmaps",
+    "secrets",
+    "pods",
+    "events",
+    "leases",
+];
 
 /// Whether the object at `path` is of `collection`, given for all namespaces or for one.
 fn in_collection(path: &str, collection: &str) -> bool {

@@ -82,7 +82,7 @@ fn verified(control: &Control, identity: &Identity, credential: SignedCredential
     control.issuer.trust().unwrap().verify(&presented, SystemTime::now()).unwrap()
 }
 
-fn put_edge_node(api: &Api, name: &str, identity: &Identity, roles: &[&str]) {
+pub fn put_edge_node(api: &Api, name: &str, identity: &Identity, roles: &[&str]) {
     let spec = json!({"peerId": identity.peer_id().to_base58(), "site": "berlin", "nodeUid": "node-uid", "roles": roles});
     api.put(
         &format!("/apis/edgeloom.io/v1alpha1/edgenodes/{name}"),

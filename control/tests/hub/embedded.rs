@@ -18,13 +18,13 @@ use serde_json::{Value, json};
 use crate::flow::until;
 use crate::join::{config, session, start, token};
 
-struct Cloud {
-    client: kube::Client,
-    server: ApiServer,
-    plane: Plane,
+pub struct Cloud {
+    pub client: kube::Client,
+    pub server: ApiServer,
+    pub plane: Plane,
 }
 
-async fn cloud(folder: &std::path::Path) -> Cloud {
+pub async fn cloud(folder: &std::path::Path) -> Cloud {
     let server = ServerConfig::new(folder, "127.0.0.1:0".parse().unwrap());
     let server = ApiServer::start(server, &Registry::new()).await.unwrap();
     let kubeconfig = Kubeconfig::from_yaml(&server.admin_kubeconfig().unwrap()).unwrap();

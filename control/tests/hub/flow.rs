@@ -17,15 +17,15 @@ use crate::api::Api;
 use crate::cluster::{NODE, control, member, pod_path, put_config_map, put_pod, put_service};
 use crate::wire::Wires;
 
-struct Edge {
-    store: Metastore,
-    outbox: Outbox,
-    session: Session,
-    wires: Arc<Wires>,
+pub struct Edge {
+    pub store: Metastore,
+    pub outbox: Outbox,
+    pub session: Session,
+    pub wires: Arc<Wires>,
     _folder: tempfile::TempDir,
 }
 
-async fn start(api: &Api) -> Edge {
+pub async fn start(api: &Api) -> Edge {
     let control = control(api.client(), "127.0.0.1:1".parse().unwrap()).await;
     let folder = tempfile::tempdir().unwrap();
     let (membership, verified) = member(api, &control, folder.path());

@@ -79,7 +79,7 @@ pub fn config(
     }
 }
 
-async fn refusal(config: &JoinConfig) -> String {
+pub async fn refusal(config: &JoinConfig) -> String {
     match join(config).await {
         Err(JoinError::Wire(error)) => error.to_string(),
         other => panic!("{other:?}"),

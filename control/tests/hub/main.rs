@@ -9,4 +9,5 @@ mod cluster;
 mod embedded;
 mod flow;
 mod join;
+mod membership;
 mod wire;

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use edgeloom_api::hub::{
-    Alive, Applied, FromControl, FromNode, Hello, INVENTORY_CHUNK, Inventory, Key, VERSION, Version,
-    WRITE_WINDOW, Welcome, WriteUp, Written, digest,
+    Alive, Applied, CloseReason, Closing, FromControl, FromNode, Hello, INVENTORY_CHUNK, Inventory, Key,
+    VERSION, Version, WRITE_WINDOW, Welcome, WriteUp, Written, digest,
 };
 use edgeloom_api::kind;
 use edgeloom_api::message::{MAX_MESSAGE, MessageError};
@@ -52,12 +52,21 @@ pub(super) enum Broken {
     Message(#[from] MessageError),
     #[error("the control ended it")]
     Ended,
+    #[error("the control ended it: {}", .0.message)]
+    Closed(Closing),
     #[error("the control is silent")]
     Silent,
     #[error("the control does not keep to the protocol: {0}")]
     Protocol(&'static str),
     #[error("the node's own store: {0}")]
     Store(#[from] StoreError),
+}
+
+impl Broken {
+    /// Whether it will not get better by itself.
+    pub(super) fn needs_the_operator(&self) -> bool {
+        matches!(self, Self::Closed(Closing { reason: CloseReason::NoMember, .. }))
+    }
 }
 
 type Reader = Box<dyn AsyncRead + Send + Unpin>;
@@ -130,8 +139,10 @@ impl Link<'_> {
         say(write, &hello.into()).await?;
         write.flush().await?;
         let welcome = frames::read(read, MAX_MESSAGE).await?.ok_or(Broken::Ended)?;
-        let FromControl::Welcome(Welcome { inventory, release, .. }) = FromControl::decode(&welcome)? else {
-            return Err(Broken::Protocol("it did not answer the hello"));
+        let Welcome { inventory, release, .. } = match FromControl::decode(&welcome)? {
+            FromControl::Welcome(welcome) => welcome,
+            FromControl::Closing(closing) => return Err(Broken::Closed(closing)),
+            _ => return Err(Broken::Protocol("it did not answer the hello")),
         };
         tracing::info!(release, differs = inventory, "the control is connected");
         if inventory {
@@ -161,6 +172,7 @@ impl Link<'_> {
                     answers.send(written).await.map_err(|_| Broken::Ended)?;
                     continue;
                 }
+                FromControl::Closing(closing) => return Err(Broken::Closed(closing)),
                 FromControl::Alive(_) | FromControl::Unknown(_) => continue,
                 FromControl::Welcome(_) | FromControl::Reply(_) => {
                     return Err(Broken::Protocol("a message out of turn"));

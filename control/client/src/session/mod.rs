@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edgeloom_api::hub::{Answer, Failure, FromControl, FromNode, Request};
-use edgeloom_api::kind::EDGE_NODE;
+use edgeloom_api::kind::{EDGE_NODE, REVOCATION};
 use edgeloom_api::message::MAX_MESSAGE;
 use edgeloom_tunnel::frames;
 use edgeloom_tunnel::identity::TrustError;
@@ -232,7 +232,11 @@ impl Session {
         let link = Link { session: self };
         let broken = link.hold(pipe).await;
         let reached = self.reached();
-        tracing::info!(%broken, "the session with the control ended");
+        if broken.needs_the_operator() {
+            tracing::error!(%broken, "the cluster does not take this node for a member");
+        } else {
+            tracing::info!(%broken, "the session with the control ended");
+        }
         reached
     }
 
@@ -255,7 +259,7 @@ impl Session {
 
     /// Tells the overlay who is a member, now and whenever it changes.
     async fn follow_members(self, membership: Membership) {
-        let mut changes = self.0.store.subscribe(&[&EDGE_NODE]);
+        let mut changes = self.0.store.subscribe(&[&EDGE_NODE, &REVOCATION]);
         let mut told = None;
         loop {
             while changes.try_next().is_some() {}
