@@ -11,6 +11,7 @@ use crate::nat::{self, NatKind, Ruleset};
 use crate::network::{self, Cable};
 use crate::state::NatState;
 use crate::topology::NatSpec;
+use crate::wan::{Counts, Wan, WanLink};
 use crate::{Error, Lab, Result, shell};
 
 /// State of a link.
@@ -52,20 +53,45 @@ impl Lab {
     /// # Errors
     /// Where nothing has that name.
     pub fn set_link(&self, name: &str, link: Link) -> Result<()> {
-        let cable = self.cables().into_iter().find(|(owner, _, _)| owner == name).ok_or_else(|| {
-            let known: Vec<_> = self.cables().into_iter().map(|(owner, _, _)| owner).collect();
-            Error::Unknown { what: "host or NAT", name: name.into(), known: known.join(", ") }
-        })?;
+        let cable = self.first_cable(name)?;
         match link {
-            Link::Cut => cable.1.cut(false),
-            Link::Silent => cable.1.cut(true),
+            Link::Cut => cable.cut(false),
+            Link::Silent => cable.cut(true),
             Link::Whole => {
-                cable.1.restore()?;
+                cable.restore()?;
                 // With the carrier the kernel dropped the routes.
-                let station = &cable.1.station;
+                let station = &cable.station;
                 self.gateway(name).map_or(Ok(()), |gateway| network::default_route(station, Some(gateway)))
             }
         }
+    }
+
+    /// Changes the conditions of the WAN that is the first link of a host, or the outside link of a NAT.
+    ///
+    /// # Errors
+    /// Where that link is no WAN, or a condition means nothing.
+    pub fn set_wan(&mut self, name: &str, wan: &Wan) -> Result<()> {
+        wan.check().map_err(|error| Error::Topology(format!("{name}: {error}")))?;
+        let cable = self.first_cable(name)?;
+        wan_of(name, &cable)?.set(wan)?;
+        self.state.wans.insert(cable.port, wan.clone());
+        self.state.save(&self.directory)
+    }
+
+    /// What passed the WAN that is the first link of a host, or the outside link of a NAT.
+    ///
+    /// # Errors
+    /// Where that link is no WAN, or its process does not answer.
+    pub fn wan_counts(&self, name: &str) -> Result<Counts> {
+        wan_of(name, &self.first_cable(name)?)?.count()
+    }
+
+    fn first_cable(&self, name: &str) -> Result<Cable> {
+        let found = self.cables().into_iter().find(|(owner, _, _)| owner == name);
+        found.map(|(_, cable, _)| cable).ok_or_else(|| {
+            let known: Vec<_> = self.cables().into_iter().map(|(owner, _, _)| owner).collect();
+            Error::Unknown { what: "host or NAT", name: name.into(), known: known.join(", ") }
+        })
     }
 
     /// Starts a killed host again: fresh namespaces, an empty /run, its disk as it was.
@@ -74,7 +100,7 @@ impl Lab {
     /// Where there is no such host, or its processes do not die.
     pub fn boot(&self, name: &str) -> Result<()> {
         let host = self.host(name)?;
-        self.unplug(name);
+        self.unplug(name)?;
         host.make()?;
         self.connect(name)
     }
@@ -86,7 +112,7 @@ impl Lab {
         }
         for host in self.hosts() {
             if !host.is_up() {
-                self.unplug(host.name());
+                self.unplug(host.name())?;
                 host.make()?;
             }
             self.connect(host.name())?;
@@ -114,6 +140,7 @@ impl Lab {
         let netns = self.netns(&spec.name);
         let fresh = !netns.exists();
         if fresh {
+            self.unplug(&spec.name)?;
             netns.remove();
             netns.create()?;
             network::forward(&netns)?;
@@ -163,13 +190,14 @@ impl Lab {
         network::default_route(&netns, self.gateway(name))
     }
 
-    fn unplug(&self, name: &str) {
+    fn unplug(&self, name: &str) -> Result<()> {
         for (_, cable, _) in self.cables().into_iter().filter(|(owner, _, _)| owner == name) {
-            cable.unplug();
+            cable.unplug()?;
         }
         if let Some(link) = self.state.machine_links.get(name) {
             network::unlink_machine(link);
         }
+        Ok(())
     }
 
     fn gateway(&self, name: &str) -> Option<IpAddr> {
@@ -189,20 +217,32 @@ impl Lab {
                 let number = *count;
                 *count += 1;
                 let is_nat = topology.nats.iter().any(|nat| nat.name == owner);
+                let port = format!("{owner}.{number}");
+                let wan = interface.wan.as_ref().map(|wan| {
+                    let now = self.state.wans.get(&port).unwrap_or(wan).clone();
+                    (WanLink::new(&self.cgroup(), &self.directory, &port), now)
+                });
                 let cable = Cable {
                     segment: self.netns(&interface.segment),
-                    port: format!("{owner}.{number}"),
+                    port,
                     station: self.netns(owner),
                     interface: match (is_nat, number) {
                         (true, 0) => nat::WAN.into(),
                         (true, _) => nat::LAN.into(),
                         (false, _) => format!("eth{number}"),
                     },
+                    wan,
                 };
                 (owner.to_owned(), cable, interface.addresses.clone())
             })
             .collect()
     }
+}
+
+fn wan_of<'a>(name: &str, cable: &'a Cable) -> Result<&'a WanLink> {
+    let none =
+        || Error::Machine(format!("{name}: its link is no WAN; bring the lab up with one (`lab up --wan`)"));
+    cable.wan.as_ref().map(|(link, _)| link).ok_or_else(none)
 }
 
 fn ruleset<'a>(spec: &NatSpec, state: NatState, neighbours: &'a [(String, Vec<IpAddr>)]) -> Ruleset<'a> {

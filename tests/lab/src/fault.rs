@@ -3,10 +3,10 @@
 use nix::sys::signal::Signal;
 
 use crate::build::Link;
-use crate::{Lab, NatKind, Result};
+use crate::{Lab, NatKind, Result, Wan};
 
 /// One fault, or the end of one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Fault {
     /// The first link of a host, or the outside link of a NAT, carries nothing.
     Cut {
@@ -42,6 +42,13 @@ pub enum Fault {
         /// Its kind from now on.
         kind: NatKind,
     },
+    /// The WAN of a host or NAT takes other conditions.
+    Wan {
+        /// Host or NAT.
+        name: String,
+        /// Its conditions from now on.
+        wan: Wan,
+    },
     /// A program gets a signal: SIGSTOP freezes it, SIGCONT lets it go on, SIGKILL ends it.
     Signal {
         /// Host.
@@ -68,6 +75,7 @@ impl Lab {
             Fault::Boot { name } => self.boot(name),
             Fault::Rebind { name } => self.rebind_nat(name),
             Fault::Nat { name, kind } => self.set_nat_kind(name, *kind),
+            Fault::Wan { name, wan } => self.set_wan(name, wan),
             Fault::Signal { name, program, signal } => self.host(name)?.signal(program, *signal).map(drop),
         }
     }

@@ -106,30 +106,7 @@ impl Host {
         ] {
             namespaces.push((open(&self.namespaces.join(kind))?, flag));
         }
-        self.enter(program, &self.cgroup.child("system"), namespaces)
-    }
-
-    fn enter(&self, program: &str, cgroup: &Cgroup, namespaces: Vec<(File, CloneFlags)>) -> Result<Command> {
-        let entrances = cgroup.entrances()?;
-        let mut command = Command::new(program);
-        let enter = move || {
-            for entrance in &entrances {
-                nix::unistd::write(entrance, b"0")?;
-            }
-            for (file, flag) in &namespaces {
-                setns(file, *flag)?;
-            }
-            Ok(())
-        };
-        #[expect(
-            unsafe_code,
-            reason = "namespaces are entered between fork and exec; the closure makes system calls on open \
-                      files only, and neither allocates nor locks"
-        )]
-        unsafe {
-            command.pre_exec(enter);
-        }
-        Ok(command)
+        enter(program, &self.cgroup.child("system"), namespaces)
     }
 
     /// Runs a command line in the host to its end and returns its standard output.
@@ -147,14 +124,7 @@ impl Host {
     /// # Errors
     /// Where the log cannot be opened or the host is not up.
     pub fn start(&self, command_line: &[&str], log: &Path) -> Result<Pid> {
-        let output = File::options().create(true).append(true).open(log).map_err(Error::io("open", log))?;
-        let mut shell = self.command("sh")?;
-        shell.args(["-c", r#"setsid "$@" >&2 </dev/null & echo $!"#, "sh"]).args(command_line);
-        let started = shell.stdin(Stdio::null()).stderr(output).output().map_err(Error::io("run", "sh"))?;
-        let pid = String::from_utf8_lossy(&started.stdout).trim().parse().map_err(|_| {
-            Error::Machine(format!("{}: {} was not started", self.name, command_line.join(" ")))
-        })?;
-        Ok(Pid::from_raw(pid))
+        start(self.command("sh")?, command_line, log)
     }
 
     /// Every process of the host, those of its pods included.
@@ -261,7 +231,7 @@ impl Host {
         let held = |kind: &str| self.namespaces.join(kind).display().to_string();
         let network = vec![(open(&self.netns.path())?, CloneFlags::CLONE_NEWNET)];
         // In the host's own cgroup, so that it becomes the root of the cgroup namespace.
-        let mut unshare = self.enter("unshare", &self.cgroup, network)?;
+        let mut unshare = enter("unshare", &self.cgroup, network)?;
         unshare
             .arg(format!("--mount={}", held("mnt")))
             .arg(format!("--uts={}", held("uts")))
@@ -278,6 +248,42 @@ impl Host {
         }
         script
     }
+}
+
+/// A command that will run in a cgroup and in these namespaces.
+pub(crate) fn enter(program: &str, cgroup: &Cgroup, namespaces: Vec<(File, CloneFlags)>) -> Result<Command> {
+    let entrances = cgroup.entrances()?;
+    let mut command = Command::new(program);
+    let enter = move || {
+        for entrance in &entrances {
+            nix::unistd::write(entrance, b"0")?;
+        }
+        for (file, flag) in &namespaces {
+            setns(file, *flag)?;
+        }
+        Ok(())
+    };
+    #[expect(
+        unsafe_code,
+        reason = "namespaces are entered between fork and exec; the closure makes system calls on open \
+                  files only, and neither allocates nor locks"
+    )]
+    unsafe {
+        command.pre_exec(enter);
+    }
+    Ok(command)
+}
+
+/// Starts a program that stays by way of `shell`, a command that runs `sh`; as [`Host::start`].
+pub(crate) fn start(mut shell: Command, command_line: &[&str], log: &Path) -> Result<Pid> {
+    let output = File::options().create(true).append(true).open(log).map_err(Error::io("open", log))?;
+    shell.args(["-c", r#"setsid "$@" >&2 </dev/null & echo $!"#, "sh"]).args(command_line);
+    let started = shell.stdin(Stdio::null()).stderr(output).output().map_err(Error::io("run", "sh"))?;
+    let pid = String::from_utf8_lossy(&started.stdout)
+        .trim()
+        .parse()
+        .map_err(|_| Error::Machine(format!("{} was not started", command_line.join(" "))))?;
+    Ok(Pid::from_raw(pid))
 }
 
 fn open(path: &Path) -> Result<File> {

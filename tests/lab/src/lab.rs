@@ -13,6 +13,7 @@ use crate::cgroup::{Cgroup, Hierarchy};
 use crate::nat::{self, Counters, NatKind};
 use crate::network::{self, Netns};
 use crate::state::{MachineLink, State};
+use crate::wan::Wan;
 use crate::{Error, Host, Process, Result, Topology, machine, shell};
 
 /// Longest name of a lab: it is part of the names of interfaces on the machine.
@@ -63,12 +64,12 @@ impl Lab {
     /// Where the machine lacks something, or a lab of that name is up with another topology.
     pub fn up(root: &Path, name: &str, topology: &Topology) -> Result<Self> {
         check_name(root, name)?;
-        machine::check()?;
         topology.check()?;
+        machine::check(topology)?;
         let directory = root.join(name);
         let state = match State::load(&directory)? {
             Some(state) if same_shape(&state.topology, topology) => {
-                State { topology: topology.clone(), ..state }
+                State { topology: topology.clone(), wans: BTreeMap::new(), ..state }
             }
             Some(_) => {
                 return Err(Error::Machine(format!(
@@ -209,6 +210,10 @@ impl Lab {
         nat::parse_counters(&shell::run(command.args(["-j", "list", "counters", "table", "inet", "count"]))?)
     }
 
+    pub(crate) fn cgroup(&self) -> Cgroup {
+        Cgroup::of_lab(self.hierarchy.clone(), &self.state.name)
+    }
+
     pub(crate) fn netns_path(&self, host: &Host) -> PathBuf {
         self.netns(host.name()).path()
     }
@@ -234,11 +239,12 @@ fn check_name(root: &Path, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether two topologies differ in nothing but the kinds of their NATs.
+/// Whether two topologies differ in nothing but the kinds of their NATs and what their WANs do.
 fn same_shape(one: &Topology, other: &Topology) -> bool {
     let plain = |topology: &Topology| {
         let mut topology = topology.clone();
         topology.nats.iter_mut().for_each(|nat| nat.kind = NatKind::default());
+        topology.interfaces_mut().filter_map(|i| i.wan.as_mut()).for_each(|wan| *wan = Wan::default());
         topology
     };
     plain(one) == plain(other)
@@ -253,7 +259,8 @@ fn plan(name: &str, topology: &Topology) -> Result<State> {
         taken.push(machine);
         machine_links.insert(host.name.clone(), MachineLink { interface, machine, host: address });
     }
-    Ok(State { name: name.into(), topology: topology.clone(), machine_links, nats: BTreeMap::new() })
+    let (topology, nats, wans) = (topology.clone(), BTreeMap::new(), BTreeMap::new());
+    Ok(State { name: name.into(), topology, machine_links, nats, wans })
 }
 
 /// Network namespaces whose names say that they are the lab's.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::Uid;
 
-use crate::{Error, Result, shell};
+use crate::{Error, Result, Topology, shell};
 
 /// The programs that the lab calls, with the Debian package of each.
 const PROGRAMS: [(&str, &str); 6] = [
@@ -20,10 +20,17 @@ const PROGRAMS: [(&str, &str); 6] = [
 /// Links to the machine are taken from here, a /30 each.
 const LINKS: [u8; 3] = [172, 31, 255];
 
+/// What WANs are made with.
+const TUN: &str = "/dev/net/tun";
+
 /// Fails with everything that is missing, and the line that installs it.
-pub(crate) fn check() -> Result<()> {
+pub(crate) fn check(topology: &Topology) -> Result<()> {
     if !Uid::effective().is_root() {
         return Err(Error::Machine("a lab needs root: network namespaces, mounts and cgroups".into()));
+    }
+    let has_wan = topology.interfaces().any(|(_, interface)| interface.wan.is_some());
+    if has_wan && !Path::new(TUN).exists() {
+        return Err(Error::Machine(format!("a WAN needs {TUN}, which this machine lacks: modprobe tun")));
     }
     let missing: Vec<_> = PROGRAMS.iter().filter(|(program, _)| find(program).is_none()).collect();
     if missing.is_empty() {

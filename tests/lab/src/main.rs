@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
-use edgeloom_lab::{Fault, Lab, NatKind, Topology, containerd};
+use edgeloom_lab::{Conditions, Fault, Lab, NatKind, Topology, Wan, containerd, wan};
 use nix::sys::signal::Signal;
 
 /// Several hosts on one machine: network namespaces with their own mounts, cgroups and NATs.
@@ -34,6 +34,10 @@ enum Verb {
         /// Kind of every NAT: cone, restricted, port-restricted, symmetric, or MAPPING-FILTER-PORT.
         #[arg(long)]
         nat: Option<NatKind>,
+        /// Make the way from every NAT to the internet a WAN: delay, jitter (ms), loss, reorder (%), rate
+        /// (Mbit/s), queue (ms), mtu (bytes), as delay=10,loss=0.5,rate=200; each direction has these.
+        #[arg(long)]
+        wan: Option<Conditions>,
     },
     /// Remove everything of the lab.
     Down,
@@ -64,6 +68,17 @@ enum Verb {
     Counters {
         /// NAT.
         nat: Option<String>,
+    },
+    /// Show what passed the WAN of a host or NAT, as JSON.
+    Wan {
+        /// Host or NAT.
+        name: String,
+    },
+    /// Be the process of a WAN; the lab starts it.
+    #[command(hide = true)]
+    Emulate {
+        /// What it does, as JSON.
+        emulation: String,
     },
     /// Run a command in a host, a NAT or a segment.
     Exec(Exec),
@@ -135,6 +150,16 @@ enum FaultVerb {
         /// Kind.
         kind: NatKind,
     },
+    /// Change the WAN of a host or NAT: both directions, or each.
+    Wan {
+        /// Host or NAT.
+        name: String,
+        /// Conditions, as delay=10,loss=0.5,rate=200; none of them for none.
+        conditions: Conditions,
+        /// Other conditions for what comes to it.
+        #[arg(long)]
+        down: Option<Conditions>,
+    },
     /// Send a signal to a program of a host: STOP, CONT, TERM, KILL.
     Signal {
         /// Host.
@@ -160,7 +185,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<()> {
     let open = || Lab::open(&cli.root, &cli.lab);
     match cli.command {
-        Verb::Up { topology, nat } => up(&cli.root, &cli.lab, topology, nat)?,
+        Verb::Up { topology, nat, wan } => up(&cli.root, &cli.lab, topology, nat, wan)?,
         Verb::Down => Lab::down(&cli.root, &cli.lab)?,
         Verb::Status => println!("{}", serde_json::to_string_pretty(&open()?.status())?),
         Verb::Topology => print!("{}", serde_yaml_ng::to_string(open()?.topology())?),
@@ -170,6 +195,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             open()?.host(&host)?.processes_named(&program).iter().for_each(|found| println!("{}", found.pid));
         }
         Verb::Counters { nat } => counters(&open()?, nat)?,
+        Verb::Wan { name } => println!("{}", serde_json::to_string_pretty(&open()?.wan_counts(&name)?)?),
+        Verb::Emulate { emulation } => wan::emulate(&serde_json::from_str(&emulation)?)?,
         Verb::Exec(exec) => execute(&open()?, &exec)?,
         Verb::Containerd { host, images } => {
             let host = open()?.host(&host)?;
@@ -181,7 +208,13 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn up(root: &std::path::Path, name: &str, file: Option<PathBuf>, nat: Option<NatKind>) -> anyhow::Result<()> {
+fn up(
+    root: &std::path::Path,
+    name: &str,
+    file: Option<PathBuf>,
+    nat: Option<NatKind>,
+    wan: Option<Conditions>,
+) -> anyhow::Result<()> {
     let mut topology = match file {
         Some(path) => {
             let text =
@@ -192,6 +225,9 @@ fn up(root: &std::path::Path, name: &str, file: Option<PathBuf>, nat: Option<Nat
     };
     if let Some(kind) = nat {
         topology.nats.iter_mut().for_each(|nat| nat.kind = kind);
+    }
+    if let Some(conditions) = wan {
+        topology.set_wans(&Wan::both(conditions));
     }
     Lab::up(root, name, &topology)?;
     Ok(())
@@ -234,6 +270,9 @@ fn fault(verb: FaultVerb) -> Fault {
         FaultVerb::Boot { name } => Fault::Boot { name },
         FaultVerb::Rebind { name } => Fault::Rebind { name },
         FaultVerb::Nat { name, kind } => Fault::Nat { name, kind },
+        FaultVerb::Wan { name, conditions, down } => {
+            Fault::Wan { name, wan: Wan { down: down.unwrap_or(conditions), ..Wan::both(conditions) } }
+        }
         FaultVerb::Signal { name, program, signal } => Fault::Signal { name, program, signal },
     }
 }

@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use nix::sched::{CloneFlags, setns};
 
 use crate::state::MachineLink;
+use crate::wan::{Wan, WanLink};
 use crate::{Error, Result, shell};
 
 /// The bridge of a segment.
@@ -81,6 +82,12 @@ impl Netns {
         entered.map_err(|errno| Error::io("enter", self.path())(errno.into()))
     }
 
+    /// Makes a TAP device that outlives its process.
+    fn add_tap(&self, name: &str) -> Result<()> {
+        self.ip(&format!("tuntap add dev {name} mode tap"))?;
+        self.ip(&format!("link set {name} txqueuelen {TAP_QUEUE}"))
+    }
+
     /// Whether it has an interface of that name.
     fn has(&self, interface: &str) -> bool {
         self.ip(&format!("link show {interface}")).is_ok()
@@ -98,8 +105,11 @@ pub(crate) fn make_segment(segment: &Netns) -> Result<()> {
     segment.ip(&format!("link set {SWITCH} up"))
 }
 
+/// Packets that a TAP device holds for its process: 120 ms at 1 Gbit/s.
+const TAP_QUEUE: usize = 10_000;
+
 /// A cable between a segment and an interface of a host or a NAT.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Cable {
     pub(crate) segment: Netns,
     /// The end at the switch.
@@ -107,15 +117,27 @@ pub(crate) struct Cable {
     pub(crate) station: Netns,
     /// The end at the host or NAT.
     pub(crate) interface: String,
+    /// The WAN that it is, with its present conditions; otherwise it carries at once whatever it is given.
+    pub(crate) wan: Option<(WanLink, Wan)>,
 }
 
 impl Cable {
     /// Plugs it in and gives the station's end its addresses, unless that has been done.
     pub(crate) fn plug(&self, addresses: &[IpNet]) -> Result<()> {
-        let Self { segment, port, station, interface } = self;
+        let Self { segment, port, station, interface, wan } = self;
         if !(segment.has(port) && station.has(interface)) {
-            self.unplug();
-            segment.ip(&format!("link add {port} type veth peer name {interface} netns {}", station.0))?;
+            self.unplug()?;
+            match wan {
+                Some(_) => {
+                    segment.add_tap(port)?;
+                    station.add_tap(interface)?;
+                }
+                None => segment
+                    .ip(&format!("link add {port} type veth peer name {interface} netns {}", station.0))?,
+            }
+        }
+        if let Some((link, wan)) = wan {
+            link.start((station.0.clone(), interface.clone()), (segment.0.clone(), port.clone()), wan)?;
         }
         self.restore()?;
         station.ip(&format!("link set {interface} up"))?;
@@ -126,15 +148,22 @@ impl Cable {
         Ok(())
     }
 
-    /// Removes both ends.
-    pub(crate) fn unplug(&self) {
+    /// Removes both ends, and the process between them.
+    pub(crate) fn unplug(&self) -> Result<()> {
+        if let Some((link, _)) = &self.wan {
+            link.end()?;
+            let _ = self.station.ip(&format!("link del {}", self.interface));
+        }
         let _ = self.segment.ip(&format!("link del {}", self.port));
+        Ok(())
     }
 
     /// Cuts it: the station loses its carrier, or, `silent`, only what it sends and should receive.
     pub(crate) fn cut(&self, silent: bool) -> Result<()> {
         if silent {
             self.segment.ip(&format!("link set {} nomaster", self.port))
+        } else if self.wan.is_some() {
+            self.station.ip(&format!("link set {} carrier off", self.interface))
         } else {
             self.segment.ip(&format!("link set {} down", self.port))
         }
@@ -142,6 +171,9 @@ impl Cable {
 
     /// Undoes a cut of either sort.
     pub(crate) fn restore(&self) -> Result<()> {
+        if self.wan.is_some() {
+            self.station.ip(&format!("link set {} carrier on", self.interface))?;
+        }
         self.segment.ip(&format!("link set {} master {SWITCH} up", self.port))
     }
 }

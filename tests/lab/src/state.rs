@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::nat::NatKind;
+use crate::wan::Wan;
 use crate::{Error, Result, Topology};
 
 const FILE: &str = "lab.json";
@@ -24,6 +25,9 @@ pub(crate) struct State {
     pub(crate) machine_links: BTreeMap<String, MachineLink>,
     /// NATs as they are now.
     pub(crate) nats: BTreeMap<String, NatState>,
+    /// Conditions that were changed since it came up, by the end at the switch.
+    #[serde(default)]
+    pub(crate) wans: BTreeMap<String, Wan>,
 }
 
 /// A link between a host and the machine's own namespace: a /30.

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::nat::NatKind;
+use crate::wan::Wan;
 use crate::{Error, Result};
 
 /// Longest name of an interface (Linux).
@@ -49,6 +50,16 @@ pub struct Interface {
     pub segment: String,
     /// Its addresses with the length of their prefix.
     pub addresses: Vec<IpNet>,
+    /// What the way to the segment does to packets; without it, they are there at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wan: Option<Wan>,
+}
+
+impl Interface {
+    /// A plain one.
+    pub fn new(segment: &str, addresses: Vec<IpNet>) -> Self {
+        Self { segment: segment.into(), addresses, wan: None }
+    }
 }
 
 /// A router that translates what leaves by `outside`.
@@ -76,13 +87,13 @@ impl Topology {
             let nat = NatSpec {
                 name: format!("nat-{letter}"),
                 kind,
-                outside: Interface { segment: "internet".into(), addresses: internet(host) },
-                inside: Interface { segment: lan.clone(), addresses: vec![lan_address(1)] },
+                outside: Interface::new("internet", internet(host)),
+                inside: Interface::new(&lan, vec![lan_address(1)]),
                 gateway: None,
             };
             let edge = HostSpec {
                 name: format!("edge-{letter}"),
-                interfaces: vec![Interface { segment: lan, addresses: vec![lan_address(2)] }],
+                interfaces: vec![Interface::new(&lan, vec![lan_address(2)])],
                 gateway: Some(lan_address(1).addr()),
                 machine_ports: Vec::new(),
             };
@@ -91,7 +102,7 @@ impl Topology {
         let ((nat_a, edge_a), (nat_b, edge_b)) = (site('a', 21), site('b', 22));
         let cloud = HostSpec {
             name: "cloud".into(),
-            interfaces: vec![Interface { segment: "internet".into(), addresses: internet(10) }],
+            interfaces: vec![Interface::new("internet", internet(10))],
             gateway: None,
             machine_ports: vec![6443, 20007],
         };
@@ -141,6 +152,9 @@ impl Topology {
                     self.segments.join(", ")
                 )));
             }
+            if let Some(wan) = &interface.wan {
+                wan.check().map_err(|error| Error::Topology(format!("{owner}: wan: {error}")))?;
+            }
         }
         Ok(())
     }
@@ -154,6 +168,17 @@ impl Topology {
             .iter()
             .flat_map(|nat| [(nat.name.as_str(), &nat.outside), (nat.name.as_str(), &nat.inside)]);
         hosts.chain(nats)
+    }
+
+    /// Every interface, to be changed.
+    pub(crate) fn interfaces_mut(&mut self) -> impl Iterator<Item = &mut Interface> {
+        let hosts = self.hosts.iter_mut().flat_map(|host| &mut host.interfaces);
+        hosts.chain(self.nats.iter_mut().flat_map(|nat| [&mut nat.outside, &mut nat.inside]))
+    }
+
+    /// Puts a WAN between every NAT and its outside.
+    pub fn set_wans(&mut self, wan: &Wan) {
+        self.nats.iter_mut().for_each(|nat| nat.outside.wan = Some(wan.clone()));
     }
 
     /// Who else is on `segment` than `name`, with the addresses there.
@@ -211,6 +236,10 @@ mod tests {
             ("segments: [a]\nhosts: [{name: a, interfaces: []}]", "twice"),
             ("segments: [a]\nhosts: [{name: a-name-too-long, interfaces: []}]", "a-name-too-long"),
             ("segments: [a]\nhosts: []\nroutes: []", "routes"),
+            (
+                "segments: [a]\nhosts: [{name: b, interfaces: [{segment: a, addresses: [], wan: {up: {loss: 101}}}]}]",
+                "b: wan: up: loss=101",
+            ),
             (
                 "segments: [a]\nhosts: [{name: b, interfaces: [{segment: a, addresses: [10.0.0.300/8]}]}]",
                 "addresses[0]",

@@ -5,7 +5,9 @@ use crate::mechanism::Mechanism::{
 };
 use crate::promise::Need::{Capture, ControlPlane, Root, System};
 use crate::promise::Promise;
-use crate::scenarios::{across_sites, bad_input, datapath, lab, offline, operators, own_cluster, tunnel};
+use crate::scenarios::{
+    across_sites, bad_input, datapath, lab, offline, operators, own_cluster, tunnel, wan,
+};
 
 /// All promises.
 pub(crate) fn promises() -> Vec<Promise> {
@@ -19,6 +21,13 @@ const LAB: &[Promise] = &[
         needs: &[Root],
         rests_on: &[],
         scenario: lab::nat_kinds,
+    },
+    Promise {
+        name: "lab-wan",
+        sentence: "a WAN in the lab delays, loses, reorders, paces and cuts as it is told, from one packet to the next",
+        needs: &[Root],
+        rests_on: &[],
+        scenario: wan::conditions,
     },
     Promise {
         name: "lab-leaves-nothing",

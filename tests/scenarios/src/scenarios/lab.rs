@@ -30,8 +30,8 @@ const KINDS: [&str; 9] = [
 ];
 
 /// Brings a lab up, runs `work`, and takes it down whatever came of it.
-fn with_lab(work: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
-    let mut lab = Lab::up(Path::new(ROOT), NAME, &Topology::two_sites(NatKind::default()))?;
+pub(super) fn with_lab(topology: &Topology, work: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
+    let mut lab = Lab::up(Path::new(ROOT), NAME, topology)?;
     let result = work(&mut lab);
     let down = Lab::down(Path::new(ROOT), NAME);
     result.and(down.context("the lab does not go down"))
@@ -39,7 +39,7 @@ fn with_lab(work: impl FnOnce(&mut Lab) -> Result<()>) -> Result<()> {
 
 /// Every kind maps and filters as RFC 4787 describes it, measured from outside.
 pub(crate) fn nat_kinds(_: &mut World) -> Result<()> {
-    with_lab(|lab| {
+    with_lab(&Topology::two_sites(NatKind::default()), |lab| {
         for text in KINDS {
             let kind: NatKind = text.parse()?;
             lab.set_nat_kind("nat-a", kind)?;
@@ -83,7 +83,7 @@ fn rebind(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-fn socket(lab: &Lab, host: &str, port: u16) -> Result<UdpSocket> {
+pub(super) fn socket(lab: &Lab, host: &str, port: u16) -> Result<UdpSocket> {
     let socket = lab.within(host, || UdpSocket::bind(("0.0.0.0", port)))??;
     socket.set_read_timeout(Some(PATIENCE))?;
     Ok(socket)
@@ -108,7 +108,7 @@ fn arrives(from: &UdpSocket, inside: &UdpSocket, mapped: SocketAddr) -> Result<b
 /// Up, up again, a power cut, down: each does what it says, and nothing is left.
 pub(crate) fn leaves_nothing(_: &mut World) -> Result<()> {
     let topology = Topology::two_sites(NatKind::default());
-    with_lab(|lab| {
+    with_lab(&topology, |lab| {
         let host = lab.host("edge-a")?;
         host.start(&["sleep", "1000"], &host.path("/var/log/sleep.log")?)?;
         fs::write(host.path("/var/lib/kept")?, "x")?;

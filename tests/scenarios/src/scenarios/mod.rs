@@ -8,3 +8,4 @@ pub(crate) mod offline;
 pub(crate) mod operators;
 pub(crate) mod own_cluster;
 pub(crate) mod tunnel;
+pub(crate) mod wan;
