@@ -134,7 +134,7 @@ impl Snapshot {
                 let is = |p: &&ServicePort| p.port == *port && p.protocol == *protocol;
                 let Some(port) = service.ports.iter().find(is) else { return Vec::new() };
                 let mut backends = self.model.served_here(service, port, &self.view());
-                backends.retain(|backend| self.answers_for(backend));
+                backends.retain(|backend| self.answers_for(port, backend));
                 let wanted = |backend: &Backend| Some(backend.address.ip()) == *endpoint;
                 let family = endpoint.map(Family::of);
                 let foreign = |backend: &Backend| Some(Family::of(backend.address.ip())) != family;
@@ -142,21 +142,36 @@ impl Snapshot {
                 backends.into_iter().map(|backend| backend.address).collect()
             }
             Target::Pod { namespace, name, family, port, .. } => {
-                let endpoints = self.model.endpoints_of_pod(namespace, name);
-                let own = endpoints.filter(|e| e.node.as_ref() == Some(&self.place.node));
-                let mut addresses: Vec<_> =
-                    own.map(|e| e.address).filter(|a| Family::of(*a) == *family).collect();
-                addresses.dedup();
-                addresses.into_iter().map(|address| SocketAddr::new(address, *port)).collect()
+                let (namespace, name) = (namespace.as_str().into(), name.as_str().into());
+                let Some(pod) = self.model.own_pod(&PodRef { namespace, name }) else { return Vec::new() };
+                // Any port of an address that is the pod's alone; of the node's addresses none.
+                let its =
+                    pod.addresses.iter().filter(|ip| Family::of(**ip) == *family && self.is_own_pod(**ip));
+                its.map(|ip| SocketAddr::new(*ip, *port)).collect()
             }
         }
     }
 
-    /// A pod of this node, by reference or by its address; anything else must be exported.
-    fn answers_for(&self, backend: &Backend) -> bool {
+    /// A pod of this node; anything else must be exported. A slice is believed only as far as the node's own
+    /// objects bear it out: who may write slices decides neither whose an address is, nor which port of the
+    /// node itself is open.
+    fn answers_for(&self, port: &ServicePort, backend: &Backend) -> bool {
         let own = backend.endpoint.node.as_ref() == Some(&self.place.node);
-        own && (backend.endpoint.pod.is_some() || self.is_own_pod_range(backend.address.ip()))
+        own && self.is_pod(port, backend)
             || self.place.exports.iter().any(|export| export.allows(backend.address))
+    }
+
+    fn is_pod(&self, port: &ServicePort, backend: &Backend) -> bool {
+        let address = backend.address;
+        let Some(pod) = &backend.endpoint.pod else { return self.is_own_pod(address.ip()) };
+        self.model.own_pod(pod).is_some_and(|pod| {
+            pod.addresses.contains(&address.ip()) && (!pod.shares_node || pod.serves(port, address.port()))
+        })
+    }
+
+    /// Whether an address is of the own pod range and not the host's end of it.
+    fn is_own_pod(&self, ip: IpAddr) -> bool {
+        self.is_own_pod_range(ip) && !self.addresses.contains(&ip)
     }
 }
 

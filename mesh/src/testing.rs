@@ -57,6 +57,7 @@ pub(crate) struct Node {
     /// Who the other node is, as the tunnel would say.
     pub(crate) other: Arc<Verified>,
     pub(crate) registry: Registry,
+    name: String,
     snapshot: Arc<ArcSwap<Snapshot>>,
 }
 
@@ -66,6 +67,14 @@ impl Node {
         let mut next = (**self.snapshot.load()).clone();
         Arc::make_mut(&mut next.model).put(object).unwrap();
         self.snapshot.store(Arc::new(next));
+    }
+
+    /// Makes pods the endpoints of a Service, which listen at one port, each on a node.
+    pub(crate) fn serve(&self, service: &str, port: u16, protocol: &str, endpoints: &[(IpAddr, &str)]) {
+        for endpoint in endpoints.iter().filter(|(_, node)| *node == self.name) {
+            self.put(&pod(service, endpoint));
+        }
+        self.put(&slice(service, port, protocol, endpoints));
     }
 
     /// The value of a metric with one label.
@@ -131,7 +140,7 @@ fn node(name: &str, site: &str, wire: Wire, other: Verified, members: &[Value], 
     let (wire, registry) = (Arc::new(wire), Registry::new());
     let metrics = Metrics::register(&registry).unwrap();
     let proxy = Proxy::new(snapshot.clone(), wire.clone(), settings, metrics);
-    Node { proxy, wire, other: Arc::new(other), registry, snapshot }
+    Node { proxy, wire, other: Arc::new(other), registry, name: name.to_owned(), snapshot }
 }
 
 fn verified(node: &str, site: &str, peer: PeerId) -> Verified {
@@ -157,8 +166,15 @@ pub(crate) fn service(name: &str, address: SocketAddr, protocol: &str) -> Value 
            "spec": {"clusterIPs": [address.ip()], "ports": [{"port": address.port(), "protocol": protocol}]}})
 }
 
+/// The pod that [`slice`] refers to, as its node knows it.
+fn pod(service: &str, (address, node): &(IpAddr, &str)) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod",
+           "metadata": {"namespace": "shop", "name": format!("{service}-{node}")},
+           "spec": {"nodeName": node}, "status": {"podIPs": [{"ip": address}]}})
+}
+
 /// The slice of a Service whose endpoints listen at one port, each on a node.
-pub(crate) fn slice(service: &str, port: u16, protocol: &str, endpoints: &[(IpAddr, &str)]) -> Value {
+fn slice(service: &str, port: u16, protocol: &str, endpoints: &[(IpAddr, &str)]) -> Value {
     let endpoint = |(address, node): &(IpAddr, &str)| {
         json!({"addresses": [address], "nodeName": node,
                "targetRef": {"kind": "Pod", "namespace": "shop", "name": format!("{service}-{node}")}})

@@ -26,6 +26,6 @@ pub use name::{NameError, NodeName, Site};
 pub use node::{EdgeNode, Node, Role};
 pub use protocol::{Family, Protocol};
 pub use read::{FieldError, ObjectError};
-pub use service::{Distribution, Entry, Service, ServicePort, ServiceType, TrafficPolicy};
+pub use service::{Distribution, Entry, Service, ServicePort, ServiceType, TargetPort, TrafficPolicy};
 pub use slice::{Endpoint, EndpointSlice, PodRef, SlicePort};
-pub use workload::Workload;
+pub use workload::{Pod, Workload};

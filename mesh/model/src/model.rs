@@ -17,7 +17,7 @@ use crate::node::{EdgeNode, Node};
 use crate::protocol::Protocol;
 use crate::read::ObjectError;
 use crate::service::{Entry, Service, ServicePort};
-use crate::slice::{Endpoint, EndpointSlice};
+use crate::slice::{Endpoint, EndpointSlice, PodRef};
 use crate::workload::{Pod, Workload};
 
 /// The kinds that the model holds.
@@ -31,7 +31,7 @@ pub enum ObjectKind {
     EdgeNode,
     /// `v1` Node.
     Node,
-    /// `v1` Pod: those of the own node, to name the source of a flow.
+    /// `v1` Pod: those of the own node, to name the source of a flow and to know what is its own.
     Pod,
 }
 
@@ -199,16 +199,6 @@ impl Model {
         slices.flat_map(|slice| &slice.endpoints).filter(move |endpoint| endpoint.address == address)
     }
 
-    /// The endpoints that are this pod, whatever Service they belong to.
-    pub fn endpoints_of_pod(&self, namespace: &str, name: &str) -> impl Iterator<Item = &Arc<Endpoint>> {
-        let is = move |endpoint: &&Arc<Endpoint>| {
-            endpoint.pod.as_ref().is_some_and(|pod| &*pod.namespace == namespace && &*pod.name == name)
-        };
-        let start = (Arc::from(namespace), Arc::from(""));
-        let slices = self.slices.range(start..).take_while(move |((ns, _), _)| &**ns == namespace);
-        slices.flat_map(|(_, slice)| &slice.endpoints).filter(is)
-    }
-
     /// The pod of the own node that has this address, or the pod of any node that backs a Service with it.
     pub fn workload_at(&self, address: IpAddr) -> Option<Arc<Workload>> {
         let address = address.to_canonical();
@@ -218,6 +208,11 @@ impl Model {
         let pod = self.endpoints_at(address).find_map(|endpoint| endpoint.pod.as_ref())?;
         let (namespace, name) = (pod.namespace.clone(), pod.name.clone());
         Some(Arc::new(Workload { namespace, name, service_account: "".into() }))
+    }
+
+    /// The pod of the own node that a slice refers to.
+    pub fn own_pod(&self, pod: &PodRef) -> Option<&Arc<Pod>> {
+        self.pods.get(&(pod.namespace.clone(), pod.name.clone()))
     }
 
     /// How much the model holds.
@@ -313,14 +308,14 @@ impl Model {
             return false;
         }
         self.remove_pod(&key);
-        self.pod_at.extend(pod.addresses.iter().map(|address| (*address, key.clone())));
+        self.pod_at.extend(pod.own_addresses().iter().map(|address| (*address, key.clone())));
         self.pods.insert(key, Arc::new(pod));
         true
     }
 
     fn remove_pod(&mut self, key: &ObjectKey) -> bool {
         let Some(pod) = self.pods.remove(key) else { return false };
-        for address in &pod.addresses {
+        for address in pod.own_addresses() {
             if self.pod_at.get(address) == Some(key) {
                 self.pod_at.remove(address);
             }

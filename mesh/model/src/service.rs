@@ -86,6 +86,17 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// Port number at every node's own addresses.
     pub node_port: Option<u16>,
+    /// The port of its pods that it stands for.
+    pub target: TargetPort,
+}
+
+/// `targetPort` of a Service's port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetPort {
+    /// This number; the Service's own where none is given.
+    Number(u16),
+    /// Whatever number a pod's container has under this name.
+    Name(Arc<str>),
 }
 
 /// `internalTrafficPolicy` and `externalTrafficPolicy`.
@@ -221,10 +232,16 @@ fn service_port(item: &Value) -> Result<Option<ServicePort>, FieldError> {
         "SCTP" => return Ok(None),
         text => text.parse().map_err(|e| FieldError::new("protocol", format_args!("{text:?}: {e}")))?,
     };
+    let port = read::port(item, "port")?.ok_or_else(|| FieldError::new("port", "is required"))?;
+    let target = match item.get("targetPort") {
+        Some(Value::String(name)) => TargetPort::Name(name.as_str().into()),
+        _ => TargetPort::Number(read::port(item, "targetPort")?.unwrap_or(port)),
+    };
     Ok(Some(ServicePort {
         name: read::text(item, "name")?.unwrap_or_default().into(),
-        port: read::port(item, "port")?.ok_or_else(|| FieldError::new("port", "is required"))?,
+        port,
         protocol,
+        target,
         node_port: match read::unsigned(item, "nodePort")? {
             None | Some(0) => None,
             Some(_) => read::port(item, "nodePort")?,

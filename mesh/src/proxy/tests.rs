@@ -5,7 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::testing::{Node, pair, pair_with, service, slice};
+use crate::testing::{Node, pair, pair_with, service};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Bound of everything that a test waits for, far above what it takes.
@@ -19,7 +19,7 @@ fn cluster_ip() -> SocketAddr {
 fn serve(nodes: [&Node; 2], port: u16, endpoints: &[(IpAddr, &str)]) {
     for node in nodes {
         node.put(&service("orders", cluster_ip(), "TCP"));
-        node.put(&slice("orders", port, "TCP", endpoints));
+        node.serve("orders", port, "TCP", endpoints);
     }
 }
 
@@ -153,7 +153,7 @@ async fn what_nobody_serves_is_refused() {
     let (_target, port) = listener().await;
     // The caller knows a Service that the other node does not (yet).
     a.put(&service("orders", cluster_ip(), "TCP"));
-    a.put(&slice("orders", port, "TCP", &[(LOOPBACK, "b1")]));
+    a.serve("orders", port, "TCP", &[(LOOPBACK, "b1")]);
     for to in [cluster_ip(), SocketAddr::from(([10, 96, 0, 9], 81)), SocketAddr::from(([10, 244, 2, 9], 80))]
     {
         let mut client = call(&a, to).await;
@@ -229,7 +229,7 @@ async fn a_slow_endpoint_delays_nobody_else() {
     let slow = SocketAddr::from(([10, 96, 0, 10], 80));
     for node in [&a, &b] {
         node.put(&service("slow", slow, "TCP"));
-        node.put(&slice("slow", 80, "TCP", &[([192, 0, 2, 1].into(), "b1")]));
+        node.serve("slow", 80, "TCP", &[([192, 0, 2, 1].into(), "b1")]);
     }
     let _waiting = call(&a, slow).await;
     let _client = call(&a, cluster_ip()).await;

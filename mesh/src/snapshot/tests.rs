@@ -21,6 +21,8 @@ fn snapshot(exports: &[&str]) -> Snapshot {
         slice("plc", json!([{"addresses": ["192.168.10.77"], "zone": "b"}])),
         service("spoof", json!({"clusterIPs": ["10.96.0.11"], "ports": [{"port": 22}]})),
         slice("spoof", json!([{"addresses": ["127.0.0.1"], "nodeName": "b1"}])),
+        own_pod("orders-0", false, "10.244.2.7"),
+        own_pod("exporter", true, "192.168.10.5"),
     ];
     for object in &objects {
         model.put(object).unwrap();
@@ -30,7 +32,7 @@ fn snapshot(exports: &[&str]) -> Snapshot {
         site: Site::new("b").unwrap(),
         exports: exports.iter().map(|text| text.parse().unwrap()).collect(),
     };
-    let addresses = vec![ip("192.168.10.5")];
+    let addresses = vec![ip("192.168.10.5"), ip("10.244.2.1")];
     Snapshot { model: Arc::new(model), addresses, ..Snapshot::empty(Arc::new(place)) }
 }
 
@@ -47,6 +49,13 @@ fn slice(service: &str, endpoints: Value) -> Value {
 fn pod(address: &str, node: &str, name: &str) -> Value {
     json!({"addresses": [address], "nodeName": node,
            "targetRef": {"kind": "Pod", "namespace": "shop", "name": name}})
+}
+
+fn own_pod(name: &str, host_network: bool, address: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "shop", "name": name},
+           "spec": {"nodeName": "b1", "hostNetwork": host_network, "containers": [
+               {"ports": [{"name": "metrics", "containerPort": 9100}]}]},
+           "status": {"podIPs": [{"ip": address}]}})
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -107,4 +116,51 @@ fn a_pod_is_called_by_its_name() {
     assert_eq!(snapshot.targets(&pod("orders-0", Family::V4)), ["10.244.2.7:5432".parse().unwrap()]);
     assert_eq!(snapshot.targets(&pod("orders-0", Family::V6)), []);
     assert_eq!(snapshot.targets(&pod("orders-1", Family::V4)), [], "another node's");
+    assert_eq!(
+        snapshot.targets(&pod("exporter", Family::V4)),
+        [],
+        "the node's own address: any port of the host"
+    );
+}
+
+#[test]
+fn a_pod_on_the_nodes_network_is_reached_at_the_port_of_its_service_only() {
+    let (name, address) = ("exporter", "192.168.10.5");
+    for (target_port, slice_port, reached) in [
+        (json!(9100), 9100, true),
+        (json!("metrics"), 9100, true),
+        (json!(9100), 22, false),
+        (json!("metrics"), 22, false),
+        (json!("unknown"), 9100, false),
+        (Value::Null, 80, true),
+    ] {
+        let mut snapshot = snapshot(&[]);
+        let model = Arc::make_mut(&mut snapshot.model);
+        let ports = json!([{"port": 80, "targetPort": target_port}]);
+        model.put(&service(name, json!({"clusterIPs": ["10.96.0.12"], "ports": ports}))).unwrap();
+        let mut object = slice(name, json!([pod(address, "b1", name)]));
+        object["ports"][0]["port"] = json!(slice_port);
+        model.put(&object).unwrap();
+        let want: Vec<_> = reached.then(|| SocketAddr::new(ip(address), slice_port)).into_iter().collect();
+        assert_eq!(snapshot.targets(&wanted(name, 80, None)), want, "{target_port} {slice_port}");
+    }
+}
+
+#[test]
+fn a_slice_alone_opens_nothing_of_the_host() {
+    for (address, name, why) in [
+        ("127.0.0.1", "orders-0", "another address than the pod's"),
+        ("192.168.10.77", "orders-0", "a machine of the site in a pod's name"),
+        ("10.244.2.8", "orders-0", "another pod in this one's name"),
+        ("10.244.2.7", "nobody", "a pod that is not here"),
+        ("10.244.2.1", "orders-0", "the host's address among its pods'"),
+    ] {
+        let mut snapshot = snapshot(&[]);
+        let model = Arc::make_mut(&mut snapshot.model);
+        model.put(&slice("orders", json!([pod(address, "b1", name)]))).unwrap();
+        assert_eq!(snapshot.targets(&wanted("orders", 80, None)), [], "{why}");
+        let unnamed = json!([{"addresses": ["10.244.2.1"], "nodeName": "b1"}]);
+        Arc::make_mut(&mut snapshot.model).put(&slice("orders", unnamed)).unwrap();
+        assert_eq!(snapshot.targets(&wanted("orders", 80, None)), [], "the host's own end");
+    }
 }

@@ -85,8 +85,6 @@ fn slices_follow_their_service() {
     model.put(&slice("orders-2", "orders", &["10.244.2.2"])).unwrap();
     assert_eq!(model.slices(&orders).count(), 2);
     assert_eq!(model.endpoints_at(ip("10.244.1.3")).count(), 1);
-    assert_eq!(model.endpoints_of_pod("shop", "p-10.244.2.2").count(), 1);
-    assert_eq!(model.endpoints_of_pod("shoo", "p-10.244.2.2").count(), 0);
     model.put(&slice("orders-1", "other", &["10.244.1.2"])).unwrap();
     assert_eq!((model.slices(&orders).count(), model.endpoints_at(ip("10.244.1.3")).count()), (1, 0));
     let mut orphan = slice("orders-2", "", &["10.244.2.2"]);

@@ -1,7 +1,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::*;
-use crate::testing::{Node, pair, pair_with, service, slice};
+use crate::testing::{Node, pair, pair_with, service};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Bound of everything that a test waits for, far above what it takes.
@@ -13,7 +13,7 @@ fn serve(nodes: [&Node; 2], port: u16, node: &str) -> SocketAddr {
     let called = probe.local_addr().unwrap();
     for to in nodes {
         to.put(&service("echo", called, "UDP"));
-        to.put(&slice("echo", port, "UDP", &[(LOOPBACK, node)]));
+        to.serve("echo", port, "UDP", &[(LOOPBACK, node)]);
     }
     called
 }
@@ -134,7 +134,7 @@ async fn a_flow_leaves_an_endpoint_that_is_gone() {
     receive(&old).await;
     let (new, new_at) = socket().await;
     for node in [&a, &b] {
-        node.put(&slice("echo", new_at.port(), "UDP", &[(LOOPBACK, "b1")]));
+        node.serve("echo", new_at.port(), "UDP", &[(LOOPBACK, "b1")]);
     }
     a.proxy.sweep_udp();
     a.proxy.from_client(from, called, b"2");
