@@ -294,13 +294,26 @@ pub enum Write {
     Unknown,
 }
 
+impl Write {
+    /// What the write is about where only the last one about it counts; `None` where each write counts.
+    pub fn object(&self) -> Option<String> {
+        match self {
+            Self::Status { kind, namespace, name, .. } => Some(format!("status {kind} {namespace}/{name}")),
+            Self::Lease { name, .. } => Some(format!("lease {name}")),
+            Self::NodeAnnotations { .. } => Some("annotations".to_owned()),
+            Self::DeletePod { namespace, name, uid } => Some(format!("end {namespace}/{name} {uid}")),
+            Self::Event { .. } | Self::Unknown => None,
+        }
+    }
+}
+
 /// What became of a write.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Written {
     /// Number of the write.
     pub id: u64,
     /// Why it will never be done, where that is so: the node drops it and says so. A write that may succeed
-    /// later is not answered until it does.
+    /// later is not answered until it does, or until a later one of the same object takes its place.
     pub refused: Option<String>,
 }
 

@@ -2,9 +2,9 @@
 //!
 //! A file of its own, so that a damaged metastore costs no report. Writes whose last value counts (status,
 //! lease, annotations) take the place of their predecessor, merged with it where they are patches; there are
-//! never more of them than objects, and none is dropped. Events and ends of pods are each kept, in order; of
-//! events the oldest are dropped, and counted, above a limit. The session reads by ascending number and
-//! removes what the control has answered.
+//! never more of them than objects, and none is dropped. The end of a pod is kept once, however often it is
+//! told. Events are each kept, in order; the oldest are dropped, and counted, above a limit. The session reads
+//! by ascending number and removes what the control has answered.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -215,7 +215,7 @@ impl Disk {
 
 fn put(transaction: &Transaction<'_>, write: Write) -> rusqlite::Result<()> {
     let event = matches!(write, Write::Event { .. });
-    let object = object_of(&write);
+    let object = write.object();
     let write = match &object {
         Some(object) => merge(take(transaction, object)?, write),
         None => write,
@@ -247,16 +247,6 @@ fn read(connection: &Connection, after: u64, limit: usize) -> rusqlite::Result<V
         Ok((id.cast_unsigned(), serde_json::from_str(&body).unwrap_or(Write::Unknown)))
     })?;
     rows.collect()
-}
-
-/// The object whose last value counts; `None` where each write counts.
-fn object_of(write: &Write) -> Option<String> {
-    match write {
-        Write::Status { kind, namespace, name, .. } => Some(format!("status {kind} {namespace}/{name}")),
-        Write::Lease { name, .. } => Some(format!("lease {name}")),
-        Write::NodeAnnotations { .. } => Some("annotations".to_owned()),
-        Write::Event { .. } | Write::DeletePod { .. } | Write::Unknown => None,
-    }
 }
 
 /// The one write that does what `earlier` and then `later` would.
@@ -342,6 +332,16 @@ mod tests {
         let outbox = Outbox::open(&path).unwrap();
         assert_eq!(all(&outbox).await, expected);
         assert_eq!(outbox.pending(), 4);
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_pod_that_is_told_again_waits_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let outbox = Outbox::open(folder.path().join("o.db")).unwrap();
+        for name in ["a", "b", "a"] {
+            outbox.put(end(name)).await.unwrap();
+        }
+        assert_eq!(all(&outbox).await, [end("b"), end("a")]);
     }
 
     #[tokio::test]

@@ -15,12 +15,14 @@ mod members;
 mod membership;
 mod metrics;
 mod outlet;
+mod parked;
 mod request;
 mod selection;
 mod session;
 mod uplink;
 mod watch;
 mod window;
+mod writes;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use edgeloom_api::hub::{
     Alive, CloseReason, Closing, Delete, FromControl, FromNode, Hello, Key, Put, Synced, VERSION, Version,
-    WRITE_WINDOW, Welcome, WriteUp, Written, digest,
+    WRITE_WINDOW, Welcome, WriteUp, digest,
 };
 use edgeloom_api::kind::{CONFIG_MAP, EDGE_NODE, POD, SECRET};
 use edgeloom_api::message::{MAX_MESSAGE, MessageError};
@@ -26,8 +26,8 @@ use super::Shared;
 use super::dirty::{Dirty, Item};
 use super::membership::NoMember;
 use super::outlet::Outlet;
-use super::uplink::Uplink;
 use super::window::Window;
+use super::writes::Writes;
 
 /// How long a node may take over one message of its inventory: all of it takes a slow link as long as it takes.
 const INVENTORY: Duration = Duration::from_secs(60);
@@ -204,15 +204,15 @@ impl Serve<'_> {
         mut queued: mpsc::Receiver<WriteUp>,
         out: mpsc::Sender<FromControl>,
     ) -> Result<Infallible, Broken> {
-        let mut uplink = Uplink::new(self.shared, self.node);
-        while let Some(WriteUp { id, write }) = queued.recv().await {
-            let refused = uplink.write(write).await.err();
-            if let Some(reason) = &refused {
-                tracing::warn!(node = %self.node.node, reason, "a node's write was refused");
+        let mut writes = Writes::new(self.shared, self.node);
+        loop {
+            for written in writes.next(&mut queued).await.ok_or(Broken::Ended)? {
+                if let Some(reason) = &written.refused {
+                    tracing::warn!(node = %self.node.node, reason, "a node's write was refused");
+                }
+                out.send(written.into()).await.map_err(|_| Broken::Ended)?;
             }
-            out.send(Written { id, refused }.into()).await.map_err(|_| Broken::Ended)?;
         }
-        Err(Broken::Ended)
     }
 }
 

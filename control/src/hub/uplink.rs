@@ -1,10 +1,15 @@
 //! Writes of one node: judged, limited in rate, done on the API, and tried again until the API answers.
+//!
+//! A write is refused for good only where nothing but another write could ever succeed. The control's own
+//! credential that is not accepted (401) holds everything up, since everything would fail; what is forbidden (403),
+//! or fails inside the API (500), is set aside for later ([`Outcome::Later`]).
 
 use std::time::Duration;
 
 use edgeloom_api::hub::Write;
 use edgeloom_tunnel::identity::Verified;
 use http::{Method, Request};
+use kube::core::Status;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -18,8 +23,6 @@ const BURST: f64 = 200.0;
 /// Pauses between tries while the API does not answer.
 const MIN_PAUSE: Duration = Duration::from_millis(200);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
-/// Tries of a write that the API takes for its own failure; then it is the write's.
-const INTERNAL_ERRORS: u32 = 5;
 const MERGE_PATCH: &str = "application/merge-patch+json";
 const JSON: &str = "application/json";
 
@@ -36,27 +39,41 @@ impl<'a> Uplink<'a> {
         Self { shared, node, tokens: BURST, filled: Instant::now() }
     }
 
-    /// Does `write`, however long that takes. The error is for good: why it will never be done.
-    pub(super) async fn write(&mut self, write: Write) -> Result<(), String> {
+    /// Judges `write`, as soon as the node may have another one done.
+    pub(super) async fn judge(&mut self, write: Write) -> Verdict {
         self.wait_for_token().await;
         let pod = |namespace: &str, name: &str| self.shared.cache.pod(namespace, name);
         let verdict = judge(self.node.node.as_str(), &self.node.node_uid, write, pod);
-        let counted = |result: &str| self.shared.metrics.writes.with_label_values(&[result]).inc();
-        match verdict {
-            Verdict::Done => {
-                counted("gone");
-                Ok(())
-            }
-            Verdict::Refuse(reason) => {
-                counted("forbidden");
-                Err(reason)
-            }
-            Verdict::Call(call) => {
-                let result = self.until_answered(&call).await;
-                counted(if result.is_ok() { "done" } else { "refused" });
-                result
-            }
+        match &verdict {
+            Verdict::Done => self.count("gone"),
+            Verdict::Refuse(_) => self.count("forbidden"),
+            Verdict::Call(_) => {}
         }
+        verdict
+    }
+
+    /// Does `call`, perhaps again, however long it takes until the API has a word on it.
+    pub(super) async fn call(&self, call: &Call) -> Outcome {
+        let mut pause = MIN_PAUSE;
+        let outcome = loop {
+            let Err(error) = do_call(&self.shared.client, call).await else { break Outcome::Done };
+            if let Some(outcome) = said(&error) {
+                break outcome;
+            }
+            tracing::debug!(node = %self.node.node, %error, "a node's write waits for the API");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(MAX_PAUSE);
+        };
+        self.count(match &outcome {
+            Outcome::Done => "done",
+            Outcome::Never(_) => "refused",
+            Outcome::Later(_) => "later",
+        });
+        outcome
+    }
+
+    fn count(&self, result: &str) {
+        self.shared.metrics.writes.with_label_values(&[result]).inc();
     }
 
     async fn wait_for_token(&mut self) {
@@ -67,29 +84,36 @@ impl<'a> Uplink<'a> {
             tokio::time::sleep(Duration::from_secs_f64(-self.tokens / RATE)).await;
         }
     }
+}
 
-    async fn until_answered(&self, call: &Call) -> Result<(), String> {
-        let (mut pause, mut internal) = (MIN_PAUSE, 0);
-        loop {
-            let error = match do_call(&self.shared.client, call).await {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
-            };
-            match &error {
-                kube::Error::Api(status) if status.code == 500 => internal += 1,
-                kube::Error::Api(status) if status.code != 429 && status.code < 500 => {
-                    return Err(status.message.clone());
-                }
-                _ => {}
-            }
-            if internal >= INTERNAL_ERRORS {
-                return Err(error.to_string());
-            }
-            tracing::debug!(node = %self.node.node, %error, "a node's write waits for the API");
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(MAX_PAUSE);
-        }
+/// What the API made of a call.
+#[derive(Debug, PartialEq)]
+pub(super) enum Outcome {
+    /// It was done, or nothing is left to do.
+    Done,
+    /// It will never be done, and why.
+    Never(String),
+    /// It may be done later, and what the API said now.
+    Later(String),
+}
+
+/// What the API said on a call that it did not do; `None` where that is nothing about the call.
+fn said(error: &kube::Error) -> Option<Outcome> {
+    let kube::Error::Api(status) = error else { return None };
+    let reason = status.message.clone();
+    match status.code {
+        401 | 429 => None,
+        403 if !in_ending_namespace(status) => Some(Outcome::Later(reason)),
+        500 => Some(Outcome::Later(reason)),
+        ..500 => Some(Outcome::Never(reason)),
+        _ => None,
     }
+}
+
+/// Whether the namespace is being terminated: nothing can be created in it any more.
+fn in_ending_namespace(status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 async fn do_call(client: &kube::Client, call: &Call) -> Result<(), kube::Error> {
@@ -156,4 +180,35 @@ pub(super) async fn request(
         .body(body.to_string().into_bytes())
         .map_err(kube::Error::HttpError)?;
     client.request(request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn on(code: u16, cause: &str) -> Option<Outcome> {
+        let status = json!({"status": "Failure", "message": "no", "code": code,
+            "details": {"causes": [{"reason": cause, "message": "", "field": ""}]}});
+        said(&kube::Error::Api(serde_json::from_value(status).unwrap()))
+    }
+
+    #[test]
+    fn only_what_no_time_mends_is_refused_for_good() {
+        let (never, later) = (|| Some(Outcome::Never("no".into())), || Some(Outcome::Later("no".into())));
+        for (code, cause, expected) in [
+            (400, "", never()),
+            (401, "", None),
+            (403, "", later()),
+            (403, "NamespaceTerminating", never()),
+            (404, "", never()),
+            (409, "", never()),
+            (422, "", never()),
+            (429, "", None),
+            (500, "", later()),
+            (503, "", None),
+            (504, "", None),
+        ] {
+            assert_eq!(on(code, cause), expected, "{code} {cause}");
+        }
+    }
 }

@@ -31,6 +31,10 @@ struct State {
     log: Vec<(u64, String, Value)>,
     version: u64,
     down: bool,
+    /// Path and HTTP status of writes that are refused.
+    refused: Option<(String, u16)>,
+    /// How many were.
+    refusals: u64,
 }
 
 type Answer = Response<StreamBody<BoxStream<'static, Result<Frame<Bytes>, Infallible>>>>;
@@ -52,6 +56,23 @@ impl Api {
     /// Whether every request fails, as it does while an API server restarts.
     pub fn set_down(&self, down: bool) {
         self.0.state.lock().unwrap().down = down;
+    }
+
+    /// Writes to paths that begin with `prefix` are refused with `code`, until the next call.
+    pub fn refuse_writes(&self, refused: Option<(&str, u16)>) {
+        self.0.state.lock().unwrap().refused = refused.map(|(prefix, code)| (prefix.to_owned(), code));
+    }
+
+    /// Writes that were refused so.
+    pub fn refusals(&self) -> u64 {
+        self.0.state.lock().unwrap().refusals
+    }
+
+    fn refusal(&self, path: &str) -> Option<u16> {
+        let mut state = self.0.state.lock().unwrap();
+        let (_, code) = state.refused.clone().filter(|(prefix, _)| path.starts_with(prefix))?;
+        state.refusals += 1;
+        Some(code)
     }
 
     /// Creates or replaces the object at `path`, and gives it a version.
@@ -107,6 +128,11 @@ impl Api {
         let query = parts.uri.query().unwrap_or_default();
         if query.contains("watch=true") {
             return self.watch(path, query);
+        }
+        if parts.method != Method::GET
+            && let Some(code) = self.refusal(path)
+        {
+            return refuse(code, "this is not allowed");
         }
         match parts.method {
             Method::GET => self.read(path),
@@ -287,6 +313,8 @@ fn answer(code: u16, object: &Value) -> Answer {
 
 fn refuse(code: u16, message: &str) -> Answer {
     let reason = match code {
+        401 => "Unauthorized",
+        403 => "Forbidden",
         404 => "NotFound",
         409 => "Conflict",
         _ => "ServiceUnavailable",

@@ -125,6 +125,37 @@ async fn a_node_gets_what_it_needs_and_reports_what_it_did() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_is_forbidden_for_a_while_is_not_lost_and_holds_up_no_other() {
+    let api = Api::new();
+    let pod = put_pod(&api, "web", "menu");
+    let uid = pod["metadata"]["uid"].as_str().unwrap();
+    let edge = start(&api).await;
+    edge.session.synced().wait_for(|synced| *synced).await.unwrap();
+    api.refuse_writes(Some(("/api/v1/namespaces/shop/pods/web", 403)));
+    edge.outbox.put(pod_status(uid, 1)).await.unwrap();
+    edge.outbox.put(event(1)).await.unwrap();
+    until("the event", || async { !api.list("/api/v1/namespaces/shop/events/").is_empty() }).await;
+    // A later status takes the place of the first, which is answered.
+    edge.outbox.put(pod_status(uid, 2)).await.unwrap();
+    until("the status alone", || async { edge.outbox.pending() == 1 }).await;
+    api.refuse_writes(None);
+    until("the status", || async { api.get(&pod_path("web")).unwrap()["status"]["round"] == 2 }).await;
+    until("the answer", || async { edge.outbox.pending() == 0 }).await;
+
+    // A credential of the control's own that ended says nothing about the writes.
+    api.refuse_writes(Some(("/", 401)));
+    edge.outbox.put(pod_status(uid, 3)).await.unwrap();
+    let end = Write::DeletePod { namespace: "shop".into(), name: "web".into(), uid: uid.into() };
+    edge.outbox.put(end).await.unwrap();
+    let before = api.refusals();
+    until("tries", || async { api.refusals() > before + 1 }).await;
+    assert_eq!(edge.outbox.pending(), 2);
+    api.refuse_writes(None);
+    until("the pod's end", || async { api.get(&pod_path("web")).is_none() }).await;
+    edge.session.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tokens_are_given_for_own_pods_only_and_only_with_the_control_there() {
     let api = Api::new();
     let pod = put_pod(&api, "web", "menu");

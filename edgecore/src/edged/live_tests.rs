@@ -1,16 +1,14 @@
 //! With a real container runtime. Run as root where one listens:
 //! `EDGECORE_TEST_CRI=/run/containerd/containerd.sock EDGECORE_TEST_IMAGE=docker.io/library/busybox:1`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use serde_json::json;
 
 use super::*;
-use crate::cri::Cri;
 use crate::edged::cluster::Report;
-use crate::edged::events::Recorder;
-use crate::edged::testing::Memory;
+use crate::edged::testing::{self, Memory};
 
 pub(crate) struct Live {
     pub(crate) memory: Arc<Memory>,
@@ -25,31 +23,7 @@ fn variable(name: &str) -> String {
 impl Live {
     pub(crate) fn new(root: &Path) -> Self {
         let memory = Arc::new(Memory::default());
-        let cluster: Arc<dyn cluster::Cluster> = memory.clone();
-        let cri = Cri::new(Path::new(&variable("EDGECORE_TEST_CRI"))).unwrap();
-        let recorder = Arc::new(Recorder::new(Arc::clone(&cluster), "edge-t"));
-        let facts = fields::Facts {
-            node: "edge-t".into(),
-            host_ips: vec!["192.168.77.2".into()],
-            ..fields::Facts::default()
-        };
-        let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
-        let node = Node {
-            images: Images::new(cri.clone(), Arc::clone(&cluster), Arc::clone(&recorder), metrics.clone()),
-            metrics,
-            cluster,
-            recorder,
-            runtime: Runtime::new(cri),
-            facts: facts_swap(facts),
-            pods: root.join("pods"),
-            log_root: PathBuf::from("/var/log/pods"),
-            cgroup_root: "/kubepods".into(),
-            cluster_servers: vec!["169.254.96.16".into()],
-            cluster_domain: "cluster.local".into(),
-            resolv_conf: "/etc/resolv.conf".into(),
-            memory: 1 << 30,
-            data: 0.into(),
-        };
+        let node = testing::node(&memory, Path::new(&variable("EDGECORE_TEST_CRI")), root);
         std::fs::create_dir_all(&node.pods).unwrap();
         Self { memory, node: Arc::new(node), image: variable("EDGECORE_TEST_IMAGE") }
     }
@@ -101,10 +75,6 @@ impl Live {
         let cancel = CancellationToken::new();
         (cancel.clone(), tokio::spawn(Edged::run(Arc::clone(&self.node), cancel)))
     }
-}
-
-fn facts_swap(facts: fields::Facts) -> arc_swap::ArcSwap<fields::Facts> {
-    arc_swap::ArcSwap::from_pointee(facts)
 }
 
 fn container_id(status: &Value) -> String {

@@ -18,6 +18,7 @@ pub mod env;
 pub mod events;
 pub mod fields;
 pub mod gc;
+mod gone;
 pub mod images;
 pub mod last_words;
 pub mod log_rotation;
@@ -36,7 +37,7 @@ pub mod status;
 pub(crate) mod testing;
 pub mod worker;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -45,9 +46,11 @@ use edgeloom_api::kind::{self, Kind};
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::cluster::Change;
+use self::cluster::{Change, Report};
+use self::gone::Gone;
 use self::pod::{Pod, PodId};
 use self::runtime::Summary;
 use self::worker::{Wanted, Worker};
@@ -79,8 +82,9 @@ pub struct Edged {
     listing: JoinSet<Result<BTreeMap<String, Summary>, CriError>>,
     /// Uids by namespace and name, as the cloud wants them.
     wanted: HashMap<(String, String), String>,
-    /// Uids that were ended here and wait for the cloud to forget them.
-    gone: HashSet<String>,
+    gone: Gone,
+    /// What the cloud is told of them again.
+    telling: JoinSet<()>,
     fingerprints: HashMap<String, u64>,
     synced: bool,
     /// Why the runtime did not answer, when it last did not.
@@ -101,19 +105,7 @@ impl Edged {
     /// Runs the node's pods until `cancel`; they go on running after it.
     pub async fn run(node: Arc<Node>, cancel: CancellationToken) {
         let mut changes = node.cluster.subscribe(&WATCHED);
-        let mut edged = Self {
-            node,
-            cancel: cancel.clone(),
-            workers: HashMap::new(),
-            tasks: JoinSet::new(),
-            listing: JoinSet::new(),
-            wanted: HashMap::new(),
-            gone: HashSet::new(),
-            fingerprints: HashMap::new(),
-            synced: false,
-            deaf: None,
-            swept: false,
-        };
+        let mut edged = Self::new(node, cancel.clone());
         let mut relist = tokio::time::interval(RELIST);
         relist.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -128,6 +120,24 @@ impl Edged {
         }
         // Each worker hears of `cancel` itself and leaves its pod as it is.
         while edged.tasks.join_next().await.is_some() {}
+        while edged.telling.join_next().await.is_some() {}
+    }
+
+    fn new(node: Arc<Node>, cancel: CancellationToken) -> Self {
+        Self {
+            node,
+            cancel,
+            workers: HashMap::new(),
+            tasks: JoinSet::new(),
+            listing: JoinSet::new(),
+            wanted: HashMap::new(),
+            gone: Gone::default(),
+            telling: JoinSet::new(),
+            fingerprints: HashMap::new(),
+            synced: false,
+            deaf: None,
+            swept: false,
+        }
     }
 
     fn change(&mut self, change: Change) {
@@ -142,7 +152,7 @@ impl Edged {
             },
             Change::Delete { kind, namespace, name } if kind.kind == "Pod" => {
                 if let Some(uid) = self.wanted.remove(&(namespace, name)) {
-                    self.gone.remove(&uid);
+                    self.gone.forget(&uid);
                     if let Some(handle) = self.workers.get(&uid) {
                         handle.wanted.send_replace(Wanted::Nothing);
                     }
@@ -168,7 +178,7 @@ impl Edged {
         let key = (pod.id.namespace.clone(), pod.id.name.clone());
         let before = self.wanted.insert(key, pod.id.uid.clone());
         if let Some(before) = before.filter(|before| *before != pod.id.uid) {
-            self.gone.remove(&before);
+            self.gone.forget(&before);
             if let Some(handle) = self.workers.get(&before) {
                 handle.wanted.send_replace(Wanted::Nothing);
             }
@@ -236,8 +246,16 @@ impl Edged {
                 let Some(handle) = self.workers.remove(&uid) else { return };
                 self.fingerprints.remove(&uid);
                 let key = (handle.id.namespace.clone(), handle.id.name.clone());
-                if self.wanted.get(&key) == Some(&uid) {
-                    self.gone.insert(uid);
+                if self.wanted.get(&key) != Some(&uid) {
+                    return;
+                }
+                let wanted = handle.wanted.borrow().clone();
+                match wanted {
+                    // Wanted again, by the time that it had ended.
+                    Wanted::Pod(pod) if !pod.is_deleted() => {
+                        self.spawn(handle.id, Wanted::Pod(pod), Duration::ZERO);
+                    }
+                    _ => self.gone.insert(handle.id, Instant::now()),
                 }
             }
             Err(error) => {
@@ -253,6 +271,7 @@ impl Edged {
 
     fn relist(&mut self) {
         self.node.metrics.pods.set(i64::try_from(self.workers.len()).unwrap_or(i64::MAX));
+        self.tell_of_gone();
         if self.listing.is_empty() {
             let node = Arc::clone(&self.node);
             self.listing.spawn(async move {
@@ -260,6 +279,28 @@ impl Edged {
                 node.runtime.summary().await
             });
         }
+    }
+
+    /// Tells the cloud again of pods that have ended here long ago and still stand there.
+    fn tell_of_gone(&mut self) {
+        while self.telling.try_join_next().is_some() {}
+        // Told while the cloud is away, it would only wear the disk.
+        if !self.telling.is_empty() || !self.node.cluster.is_connected() {
+            return;
+        }
+        let due = self.gone.due(Instant::now());
+        if due.is_empty() {
+            return;
+        }
+        let node = Arc::clone(&self.node);
+        self.telling.spawn(async move {
+            for PodId { namespace, name, uid } in due {
+                tracing::info!(namespace, name, uid, "the cloud is told again that this pod has ended");
+                if let Err(error) = node.cluster.report(Report::PodGone { namespace, name, uid }).await {
+                    tracing::warn!(%error, "the end of a pod was not told");
+                }
+            }
+        });
     }
 
     fn listed(&mut self, listed: Result<Result<BTreeMap<String, Summary>, CriError>, JoinError>) {
@@ -306,6 +347,9 @@ impl Edged {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
 
 #[cfg(test)]
 #[path = "live_tests.rs"]

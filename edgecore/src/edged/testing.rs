@@ -1,8 +1,10 @@
-//! A cluster in memory, for tests.
+//! A cluster in memory and a node of it, for tests.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use arc_swap::ArcSwap;
 use edgeloom_api::kind::Kind;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -10,6 +12,35 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::cluster::{Change, Changes, Cluster, ClusterError, Report};
+use super::events::Recorder;
+use super::fields::Facts;
+use super::{Images, Metrics, Node, Runtime};
+use crate::cri::Cri;
+
+/// The node `edge-t` with its state below `root`; the runtime at `socket` need not be there.
+pub(crate) fn node(memory: &Arc<Memory>, socket: &Path, root: &Path) -> Node {
+    let cluster: Arc<dyn Cluster> = Arc::clone(memory) as _;
+    let cri = Cri::new(socket).unwrap();
+    let recorder = Arc::new(Recorder::new(Arc::clone(&cluster), "edge-t"));
+    let facts = Facts { node: "edge-t".into(), host_ips: vec!["192.168.77.2".into()], ..Facts::default() };
+    let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
+    Node {
+        images: Images::new(cri.clone(), Arc::clone(&cluster), Arc::clone(&recorder), metrics.clone()),
+        metrics,
+        cluster,
+        recorder,
+        runtime: Runtime::new(cri),
+        facts: ArcSwap::from_pointee(facts),
+        pods: root.join("pods"),
+        log_root: PathBuf::from("/var/log/pods"),
+        cgroup_root: "/kubepods".into(),
+        cluster_servers: vec!["169.254.96.16".into()],
+        cluster_domain: "cluster.local".into(),
+        resolv_conf: "/etc/resolv.conf".into(),
+        memory: 1 << 30,
+        data: 0.into(),
+    }
+}
 
 type Key = (&'static str, String, String);
 
