@@ -160,13 +160,15 @@ impl Cable {
 
     /// Cuts it: the station loses its carrier, or, `silent`, only what it sends and should receive.
     pub(crate) fn cut(&self, silent: bool) -> Result<()> {
-        if silent {
-            self.segment.ip(&format!("link set {} nomaster", self.port))
-        } else if self.wan.is_some() {
-            self.station.ip(&format!("link set {} carrier off", self.interface))
-        } else {
-            self.segment.ip(&format!("link set {} down", self.port))
+        if !silent && self.wan.is_none() {
+            return self.segment.ip(&format!("link set {} down", self.port));
         }
+        self.segment.ip(&format!("link set {} nomaster", self.port))?;
+        if silent {
+            return Ok(());
+        }
+        // Of a TAP device the carrier is taken up to a second later.
+        self.station.ip(&format!("link set {} carrier off", self.interface))
     }
 
     /// Undoes a cut of either sort.
