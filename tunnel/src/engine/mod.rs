@@ -380,3 +380,6 @@ impl Engine {
         self.store.save(remembered);
     }
 }
+
+#[cfg(test)]
+mod tests;

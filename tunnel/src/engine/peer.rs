@@ -72,6 +72,12 @@ impl PeerState {
         }
     }
 
+    /// Forgets who waited and gave up: what nobody waits for keeps no path in demand.
+    pub(super) fn forget_gone(&mut self) {
+        self.waiters.retain(|waiting| !waiting.is_closed());
+        self.pings.retain(|(_, waiting)| !waiting.is_closed());
+    }
+
     pub(super) fn node(&self) -> Option<NodeName> {
         let member = self.member.as_ref().map(|member| &member.node);
         member.or(self.verified.as_ref().map(|verified| &verified.node)).cloned()

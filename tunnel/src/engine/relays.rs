@@ -17,6 +17,15 @@ use crate::wire::seal::{peer_id, public_key};
 /// Back-off of asking a relay for a session.
 const FIRST_ASK: Duration = Duration::from_millis(150);
 const LAST_ASK: Duration = Duration::from_secs(5);
+/// The same while nobody waits: a peer that is away for days must cost the uplink next to nothing. It is back
+/// sooner when a call needs it, or when it asks by itself.
+const LAST_ASK_UNHURRIED: Duration = Duration::from_secs(150);
+
+/// How long after the last of so many attempts a relay is asked again.
+fn ask_again(attempts: u32, demand: Demand) -> Duration {
+    let last = if demand == Demand::Active { LAST_ASK } else { LAST_ASK_UNHURRIED };
+    FIRST_ASK.saturating_mul(2u32.saturating_pow(attempts.min(16).saturating_sub(1))).min(last)
+}
 
 impl Engine {
     /// Asks relays for a session with `peer` where it is needed, and tells the peer own addresses over one.
@@ -56,10 +65,7 @@ impl Engine {
             return false;
         }
         state.asked.get(relay).and_then(|asked| asked.at.map(|at| (at, asked.attempts))).is_none_or(
-            |(at, attempts)| {
-                let wait = FIRST_ASK * 2u32.saturating_pow(attempts.min(8).saturating_sub(1));
-                now.saturating_duration_since(at) >= wait.min(LAST_ASK)
-            },
+            |(at, attempts)| now.saturating_duration_since(at) >= ask_again(attempts, state.paths.demand()),
         )
     }
 
@@ -232,5 +238,26 @@ impl Engine {
             table.forwards.remove(&id);
         }
         self.metrics.sessions.set(self.sessions.len() as i64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_is_away_costs_little_where_nobody_waits() {
+        let asks = |demand, span: Duration| {
+            let mut at = Duration::ZERO;
+            (1..)
+                .take_while(|attempts| {
+                    at += ask_again(*attempts, demand);
+                    at < span
+                })
+                .count()
+        };
+        let (minute, day) = (Duration::from_secs(60), Duration::from_secs(86_400));
+        assert!(asks(Demand::Active, minute) >= 15);
+        assert!(asks(Demand::Keep, day) <= 600, "{}", asks(Demand::Keep, day));
     }
 }

@@ -92,11 +92,12 @@ impl Engine {
     }
 
     /// Does what is due. Returns when to come again.
-    fn tick(&mut self, now: Instant) -> Instant {
+    pub(super) fn tick(&mut self, now: Instant) -> Instant {
         let clock = self.mux.table.clock();
         let mut due = Vec::new();
         let mut flowing = false;
-        for (peer, state) in &self.peers {
+        for (peer, state) in &mut self.peers {
+            state.forget_gone();
             let flow = state.flow(clock);
             flowing |= flow.sending || !state.waiters.is_empty();
             // Who flows, or waits, is looked at every time: its demand changes without an event.
