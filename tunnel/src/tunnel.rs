@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use libp2p::PeerId;
@@ -105,6 +105,7 @@ impl Tunnel {
         }
         tasks.spawn(engine::run(engine.clone(), inbound, exclude, connections.stop.clone()));
         tasks.spawn(accept(connections.clone(), endpoint, server, mux.clone()));
+        tasks.spawn(connections.clone().keep_alive(dialler.clone(), engine.clone()));
         Ok((Self(Arc::new(Inner { guard, engine, connections, dialler, mux })), Incoming { queue }))
     }
 
@@ -177,7 +178,7 @@ impl Tunnel {
 
     /// Replaces whom this node believes; connections of peers that it no longer does are closed.
     pub fn set_trust(&self, trust: Trust) {
-        self.0.connections.recheck(&trust);
+        self.0.connections.recheck(&trust, SystemTime::now());
         self.0.guard.set_trust(trust);
         self.0.engine.lock().recheck();
     }
@@ -217,5 +218,18 @@ impl Tunnel {
         let _ = tokio::time::timeout(Duration::from_secs(1), inner.dialler.endpoint.wait_idle()).await;
         inner.connections.tasks.close();
         inner.connections.tasks.wait().await;
+    }
+}
+
+#[cfg(test)]
+impl Tunnel {
+    /// Where the socket is bound.
+    pub(crate) fn local_address(&self) -> std::net::SocketAddr {
+        self.0.mux.local_address()
+    }
+
+    /// What connections are made of.
+    pub(crate) fn parts(&self) -> (&Arc<Connections>, &Dialler, &Handle) {
+        (&self.0.connections, &self.0.dialler, &self.0.engine)
     }
 }

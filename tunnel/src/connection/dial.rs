@@ -16,6 +16,7 @@ use crate::identity::Admitted;
 const SERVER_NAME: &str = "edgeloom";
 
 /// What is needed to dial.
+#[derive(Clone)]
 pub(crate) struct Dialler {
     pub(crate) endpoint: quinn::Endpoint,
     /// How long a handshake may take.
@@ -47,7 +48,7 @@ impl Connections {
         self.connect(dialler, peer, alpn, address).await
     }
 
-    async fn connect(
+    pub(super) async fn connect(
         self: &Arc<Self>,
         dialler: &Dialler,
         peer: PeerId,

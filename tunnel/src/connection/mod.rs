@@ -1,11 +1,12 @@
 //! QUIC connections to peers: one per peer and protocol, made when needed, closed when void.
 //!
 //! [`Connections`] is the register; [`dial`](Connections::dial) and [`accept`] fill it, a task per connection takes
-//! streams and datagrams off it into [`crate::Incoming`].
+//! streams and datagrams off it into [`crate::Incoming`]. [`life`] keeps connections in step with credentials.
 
 mod accept;
 pub(crate) mod congestion;
 pub(crate) mod dial;
+mod life;
 pub(crate) mod quic;
 
 use std::collections::HashMap;
@@ -46,7 +47,10 @@ struct Entry {
     /// Whether this node dialled.
     dialled: bool,
     since: Instant,
+    /// Who the peer is, by the newest credential that it showed.
     peer: Arc<Verified>,
+    /// When the newest credential ends that this node showed it.
+    shown_until: SystemTime,
 }
 
 type Key = (PeerId, Alpn);
@@ -111,9 +115,17 @@ impl Connections {
     fn register(self: &Arc<Self>, alpn: Alpn, connection: &quinn::Connection, dialled: bool, peer: Verified) {
         let peer = Arc::new(peer);
         let key = (peer.peer, alpn);
-        let entry =
-            Entry { connection: connection.clone(), dialled, since: Instant::now(), peer: peer.clone() };
-        self.lock().entry(key).or_default().push(entry);
+        let entry = Entry {
+            connection: connection.clone(),
+            dialled,
+            since: Instant::now(),
+            peer: peer.clone(),
+            shown_until: self.shown_until(&peer),
+        };
+        let mut open = self.lock();
+        life::follow(&mut open, &entry);
+        open.entry(key).or_default().push(entry);
+        drop(open);
         self.metrics.connections.with_label_values(&[alpn.as_str()]).inc();
         let (connections, connection) = (self.clone(), connection.clone());
         self.tasks.spawn(async move {
@@ -149,8 +161,7 @@ impl Connections {
     }
 
     /// Closes the connections of peers that `trust` would no longer take.
-    pub(crate) fn recheck(&self, trust: &Trust) {
-        let now = SystemTime::now();
+    pub(crate) fn recheck(&self, trust: &Trust, now: SystemTime) {
         self.close_if("no longer trusted", |_, entry| trust.recheck(&entry.peer, now).is_err());
     }
 

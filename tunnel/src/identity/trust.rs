@@ -124,7 +124,7 @@ impl Trust {
     }
 
     /// Whether a peer that was verified earlier would be taken now: to be asked when trust was replaced, and
-    /// now and then for connections that stand longer than a credential lives.
+    /// from time to time for connections that stand longer than a credential lives.
     pub fn recheck(&self, verified: &Verified, now: SystemTime) -> Result<(), Refusal> {
         if self.is_revoked(&verified.peer) {
             return Err(Refusal::Revoked { node: verified.node.to_string() });
