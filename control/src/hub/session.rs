@@ -83,7 +83,8 @@ impl Serve<'_> {
         R: AsyncRead + Send + Unpin,
         W: AsyncWrite + Send + Unpin,
     {
-        let dirty = match self.greet(&hello, &mut read, outlet).await {
+        let kinds: BTreeSet<String> = hello.kinds.into_iter().collect();
+        let dirty = match self.greet(&hello.digest, &kinds, &mut read, outlet).await {
             Ok(dirty) => dirty,
             Err(broken) => return broken,
         };
@@ -95,7 +96,7 @@ impl Serve<'_> {
         let loops = async {
             tokio::try_join!(
                 self.read(read, applied, writes, alive),
-                self.send(&dirty, acknowledged, out.clone()),
+                self.send(&dirty, &kinds, acknowledged, out.clone()),
                 self.write_up(queued, out.clone()),
                 answer_alive(asked, out.clone()),
                 write_out(outlet, outgoing),
@@ -110,7 +111,8 @@ impl Serve<'_> {
     /// Answers the hello and marks what differs.
     async fn greet<R, W>(
         &self,
-        hello: &Hello,
+        held: &[u8],
+        kinds: &BTreeSet<String>,
         read: &mut R,
         outlet: &mut Outlet<W>,
     ) -> Result<Arc<Dirty>, Broken>
@@ -121,9 +123,8 @@ impl Serve<'_> {
         let name = self.node.node.as_str();
         // Followed before it is read, so that no change falls between.
         let dirty = self.shared.cache.follow(name);
-        let kinds: BTreeSet<String> = hello.kinds.iter().cloned().collect();
-        let desired = self.shared.cache.desired(name, &kinds);
-        let same = digest(desired.iter().map(|(key, version)| (key, version))) == *hello.digest;
+        let desired = self.shared.cache.desired(name, kinds);
+        let same = digest(desired.iter().map(|(key, version)| (key, version))) == *held;
         let welcome =
             Welcome { version: VERSION, release: env!("CARGO_PKG_VERSION").to_owned(), inventory: !same };
         outlet.say(&welcome.into()).await?;
@@ -163,9 +164,11 @@ impl Serve<'_> {
         }
     }
 
+    /// Sends what changes, of the kinds that the node knows.
     async fn send(
         &self,
         dirty: &Dirty,
+        kinds: &BTreeSet<String>,
         mut acknowledged: watch::Receiver<u64>,
         out: mpsc::Sender<FromControl>,
     ) -> Result<Infallible, Broken> {
@@ -180,6 +183,7 @@ impl Serve<'_> {
             }
             let message = match dirty.next().await {
                 Item::Synced => Synced { seq: window.send(0) }.into(),
+                Item::Key(key) if !kinds.contains(&key.kind) => continue,
                 Item::Key(key) => self.present(key, &mut window),
             };
             out.send(message).await.map_err(|_| Broken::Ended)?;

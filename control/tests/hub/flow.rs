@@ -5,9 +5,13 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use edgeloom_api::hub::Key;
+use edgeloom_api::hub::{FromControl, FromNode, Hello, Inventory, Key, VERSION};
 use edgeloom_api::kind::{self, CONFIG_MAP, POD, SERVICE};
-use edgeloom_client::{Change, Metastore, Outbox, Pace, Request, RequestError, Session, Write};
+use edgeloom_api::message::MAX_MESSAGE;
+use edgeloom_client::{
+    Change, Metastore, Outbox, Overlay as _, Pace, Pipe, Request, RequestError, Session, Write,
+};
+use edgeloom_tunnel::frames;
 use prometheus::Registry;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -177,6 +181,43 @@ async fn tokens_are_given_for_own_pods_only_and_only_with_the_control_there() {
     // The session itself still stands; a new stream does not come about.
     assert!(matches!(edge.session.request(ask("till", uid)).await, Err(RequestError::Disconnected)));
     edge.session.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_node_hears_nothing_of_kinds_that_it_does_not_know() {
+    let api = Api::new();
+    put_config_map(&api, "menu", "soup");
+    put_pod(&api, "web", "menu");
+    let edge = start(&api).await;
+    edge.session.shutdown().await;
+    let Pipe { mut read, mut write } = edge.wires.open_hub().await.unwrap();
+    let hello = Hello {
+        version: VERSION,
+        release: "older".into(),
+        kinds: vec!["pods".into(), "services".into()],
+        digest: vec![0; 32].into(),
+    };
+    let inventory = Inventory { entries: Vec::new(), last: true };
+    for message in [FromNode::from(hello), inventory.into()] {
+        frames::write(&mut write, &message.encode().unwrap()).await.unwrap();
+    }
+    let mut heard = Vec::new();
+    while heard.last().is_none_or(|last| last != "services last in shop") {
+        let message = frames::read(&mut read, MAX_MESSAGE).await.unwrap().unwrap();
+        let key = match FromControl::decode(&message).unwrap() {
+            FromControl::Put(put) => Key::of(&serde_json::from_slice(&put.object).unwrap()).unwrap().1,
+            FromControl::Delete(delete) => delete.key,
+            FromControl::Synced(_) => {
+                put_config_map(&api, "menu", "stew");
+                api.delete("/api/v1/namespaces/shop/configmaps/menu");
+                put_service(&api, "last", 0);
+                continue;
+            }
+            _ => continue,
+        };
+        heard.push(key.to_string());
+    }
+    assert_eq!(heard, ["pods web in shop", "services last in shop"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -166,7 +166,7 @@ impl Link<'_> {
             pulse.beat();
             let change = match FromControl::decode(&message)? {
                 FromControl::Put(put) => Incoming::Change(put.seq, parse(&put.object)),
-                FromControl::Delete(delete) => Incoming::Change(delete.seq, Some(Update::Delete(delete.key))),
+                FromControl::Delete(delete) => Incoming::Change(delete.seq, deletion(delete.key)),
                 FromControl::Synced(synced) => Incoming::Synced(synced.seq),
                 FromControl::Written(written) => {
                     answers.send(written).await.map_err(|_| Broken::Ended)?;
@@ -215,7 +215,8 @@ impl Link<'_> {
         loop {
             match shared.store.apply(updates.clone()).await {
                 Ok(()) => break,
-                Err(StoreError::Closed) => return Err(StoreError::Closed.into()),
+                // Neither is mended by another try.
+                Err(error @ (StoreError::Closed | StoreError::Object(_))) => return Err(error.into()),
                 Err(error) => {
                     tracing::error!(%error, "cannot store what the control sent; trying again in {} s", DISK_RETRY.as_secs());
                     tokio::time::sleep(DISK_RETRY).await;
@@ -339,5 +340,28 @@ fn parse(object: &[u8]) -> Option<Update> {
             tracing::error!(%error, "the control sent an object that does not parse");
             None
         }
+    }
+}
+
+/// What is of a kind unknown here was never stored.
+fn deletion(key: Key) -> Option<Update> {
+    if kind::ALL.iter().any(|kind| key.is(kind)) {
+        return Some(Update::Delete(key));
+    }
+    tracing::warn!(kind = key.kind, "the control deleted an object of a kind unknown here");
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_of_an_unknown_kind_is_passed_over() {
+        assert!(matches!(deletion(Key::new(&kind::POD, "shop", "web")), Some(Update::Delete(_))));
+        let key = Key { kind: "devices.newer.io".into(), namespace: "shop".into(), name: "lamp".into() };
+        assert!(deletion(key).is_none());
+        let object = br#"{"apiVersion": "newer.io/v1", "kind": "Device", "metadata": {"name": "lamp"}}"#;
+        assert!(parse(object).is_none() && parse(b"{").is_none());
     }
 }
