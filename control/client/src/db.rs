@@ -1,9 +1,11 @@
 //! One SQLite file with one writer thread: what metastore and outbox share.
 //!
 //! Jobs wait in a bounded queue; the thread takes all that wait, up to a limit, and does them in one
-//! transaction, so that many callers share one sync to disk. A caller hears of its job after the commit.
+//! transaction, so that many callers share one sync to disk. A caller hears of its job after the commit. A batch
+//! that panics is undone and its callers hear of it; the thread goes on.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -41,6 +43,9 @@ pub enum StoreError {
     /// What was to be stored is not an object of a known kind.
     #[error("not a Kubernetes object of a known kind: {0}")]
     Object(String),
+    /// The job, or one that shared its transaction, hit a fault of this program. It was not done.
+    #[error("a fault in the node's store, which the log shows; it was not written")]
+    Fault,
     /// The store is being closed.
     #[error("the store is closed")]
     Closed,
@@ -133,7 +138,13 @@ impl<J: Send + 'static> Writer<J> {
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             let mut batch = Vec::new();
             while jobs.blocking_recv_many(&mut batch, BATCH) > 0 {
-                work(std::mem::take(&mut batch));
+                let jobs = std::mem::take(&mut batch);
+                // The transaction was rolled back, and the jobs that were dropped say so to their callers.
+                if catch_unwind(AssertUnwindSafe(|| work(jobs))).is_err() {
+                    tracing::error!(
+                        "a store's writer thread panicked and goes on; what it had to write is not done"
+                    );
+                }
             }
         })?;
         Ok(Self { queue: Some(queue), thread: Some(thread) })
@@ -144,7 +155,7 @@ impl<J: Send + 'static> Writer<J> {
         let queue = self.queue.as_ref().ok_or(StoreError::Closed)?;
         let (done, result) = oneshot::channel();
         queue.send(make(done)).await.map_err(|_| StoreError::Closed)?;
-        result.await.map_err(|_| StoreError::Closed)?
+        result.await.map_err(|_| StoreError::Fault)?
     }
 }
 
@@ -154,5 +165,27 @@ impl<J> Drop for Writer<J> {
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("a store's writer thread had panicked");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_answered_and_the_thread_goes_on() {
+        let work = |jobs: Vec<Done<u32>>| {
+            for done in jobs {
+                done.send(Ok(7)).unwrap();
+            }
+        };
+        let mut first = true;
+        let writer = Writer::spawn("test", move |jobs| {
+            assert!(!std::mem::take(&mut first), "a fault");
+            work(jobs);
+        });
+        let writer = writer.unwrap();
+        assert!(matches!(writer.run(|done| done).await, Err(StoreError::Fault)));
+        assert_eq!(writer.run(|done| done).await.unwrap(), 7);
     }
 }

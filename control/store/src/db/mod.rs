@@ -37,7 +37,7 @@ pub(crate) use self::prepare::timestamp;
 pub(crate) use self::txn::{Txn, key_of};
 pub use self::watch::{Watch, WatchEvent};
 use self::writer::Setup;
-use crate::error::{Error, Result};
+use crate::error::{Error, Reason, Result};
 use crate::kinds::{KindDef, Registry};
 
 /// Handle to the objects: cheap to clone, usable from any task.
@@ -130,8 +130,14 @@ impl Store {
         Ok(size.unsigned_abs())
     }
 
-    /// Whether the database can be read.
+    /// Whether the database can be read, and is written.
     pub async fn check(&self) -> Result<()> {
+        if !self.0.writer.read().await.as_ref().is_some_and(writer::Writer::is_running) {
+            return Err(Error::new(
+                Reason::ServiceUnavailable,
+                "the object database is not written any more",
+            ));
+        }
         self.0.readers.run(|connection| sqlite::newest(connection).map(drop)).await
     }
 

@@ -1,6 +1,10 @@
 //! The thread that writes: takes work from a bounded queue, runs what is waiting in one transaction, each
 //! piece in a savepoint of its own, commits once, then publishes the changes and answers.
+//!
+//! A piece that panics is undone and answered like one that failed; the others stand. Where a panic leaves a commit
+//! that nobody was told of, the thread ends: writes are refused, and the health checks say so.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 
 use rusqlite::Connection;
@@ -39,7 +43,9 @@ struct Call<T, F> {
 impl<T: Send, F: FnOnce(&mut Txn<'_>) -> Result<T> + Send> Work for Call<T, F> {
     /// Whether what it wrote stays.
     fn run(&mut self, txn: &mut Txn<'_>) -> bool {
-        self.result = self.run.take().map(|run| run(txn));
+        // Whatever a panic leaves of the transaction, the savepoint undoes.
+        let caught = |run: F| catch_unwind(AssertUnwindSafe(|| run(txn))).unwrap_or_else(|_| Err(fault()));
+        self.result = self.run.take().map(caught);
         !self.dry_run && matches!(self.result, Some(Ok(_)))
     }
 
@@ -48,6 +54,11 @@ impl<T: Send, F: FnOnce(&mut Txn<'_>) -> Result<T> + Send> Work for Call<T, F> {
         // A caller that went away does not want the answer; its write stands.
         let _ = self.reply.send(commit.and(result));
     }
+}
+
+/// What a caller hears of a panic; the panic itself is on standard error.
+fn fault() -> Error {
+    Error::internal("a fault in the API server, which its log shows; the write was not done")
 }
 
 /// Sends work to the thread.
@@ -80,6 +91,11 @@ impl Writer {
         Ok((Self { queue }, thread))
     }
 
+    /// Whether the thread still takes work.
+    pub(super) fn is_running(&self) -> bool {
+        !self.queue.is_closed()
+    }
+
     /// Runs `work` in a transaction; the answer comes when it is durable. With `dry_run` nothing stays.
     pub(super) async fn call<T, F>(&self, dry_run: bool, work: F) -> Result<T>
     where
@@ -106,8 +122,13 @@ fn serve(setup: &Setup, mut inbox: mpsc::Receiver<Box<dyn Work>>, mut version: u
         commits += 1;
         setup.metrics.writes.inc_by(batch.len() as u64);
         let started = setup.metrics.commit.start_timer();
-        let outcome = transact(setup, &mut batch, version, commits % COMPACT_EVERY == 0);
+        let compact = commits % COMPACT_EVERY == 0;
+        let caught = catch_unwind(AssertUnwindSafe(|| transact(setup, &mut batch, version, compact)));
         started.observe_duration();
+        let (outcome, is_whole) = match caught {
+            Ok(outcome) => (outcome, true),
+            Err(_) => (Err(fault()), abandon(&setup.connection)),
+        };
         let outcome = outcome.map(|new_version| version = new_version);
         setup.metrics.version.set(version.cast_signed());
         if let Err(error) = &outcome {
@@ -117,7 +138,20 @@ fn serve(setup: &Setup, mut inbox: mpsc::Receiver<Box<dyn Work>>, mut version: u
         for work in batch {
             work.done(outcome.clone());
         }
+        if !is_whole {
+            tracing::error!("the object database is written no more: a commit was not published; restart");
+            return;
+        }
     }
+}
+
+/// Undoes the transaction that a panic left open. False where it was committed already.
+fn abandon(connection: &Connection) -> bool {
+    let is_open = !connection.is_autocommit();
+    if is_open {
+        roll_back(connection);
+    }
+    is_open
 }
 
 /// Runs a batch; on error nothing of it stands.
@@ -132,8 +166,9 @@ fn transact(setup: &Setup, batch: &mut [Box<dyn Work>], version: u64, compact: b
                 roll_back(connection);
                 return Err(error.into());
             }
-            if kinds_changed {
-                (setup.kinds_changed)(connection)?;
+            if kinds_changed && let Err(error) = (setup.kinds_changed)(connection) {
+                // The commit stands, and has to be told.
+                tracing::error!(%error, "custom kinds were not read anew; they are at the next change of one");
             }
             setup.feed.publish(version, events);
             Ok(version)
@@ -168,4 +203,62 @@ fn run<'c>(setup: &'c Setup, batch: &mut [Box<dyn Work>], version: u64, compact:
         txn.compact(setup.history)?;
     }
     Ok(txn)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start(kinds_changed: KindsChanged) -> (Writer, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let connection = sqlite::open_writer(&dir.path().join("objects.db")).unwrap();
+        let feed = Feed::new(0);
+        let metrics = Metrics::new(None).unwrap();
+        let setup = Setup { connection, feed, history: 10, metrics, kinds_changed };
+        (Writer::start(setup).unwrap().0, dir)
+    }
+
+    fn write(txn: &mut Txn<'_>, name: &str) -> Result<()> {
+        let sql = "INSERT INTO objects (kind, namespace, name, version, body) VALUES ('x', '', ?1, 1, '{}')";
+        Ok(txn.connection().execute(sql, [name]).map(drop)?)
+    }
+
+    async fn names(writer: &Writer) -> String {
+        let read = |txn: &mut Txn<'_>| {
+            let sql = "SELECT coalesce(group_concat(name), '') FROM objects";
+            Ok(txn.connection().query_row(sql, [], |row| row.get(0))?)
+        };
+        writer.call(false, read).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn work_that_panics_is_undone_and_the_rest_goes_on() {
+        let (writer, _dir) = start(Box::new(|_| Ok(())));
+        let faulty = |txn: &mut Txn<'_>| -> Result<()> {
+            write(txn, "half")?;
+            panic!("a fault")
+        };
+        let (before, faulty, after) = tokio::join!(
+            writer.call(false, |txn| write(txn, "before")),
+            writer.call(false, faulty),
+            writer.call(false, |txn| write(txn, "after")),
+        );
+        assert!(before.is_ok() && after.is_ok());
+        assert!(faulty.unwrap_err().to_string().contains("a fault in the API server"));
+        assert_eq!(names(&writer).await, "after,before", "in the order of keys");
+        assert!(writer.is_running());
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_nobody_was_told_of_is_the_last() {
+        let (writer, _dir) = start(Box::new(|_| panic!("a fault")));
+        let change = |txn: &mut Txn<'_>| {
+            txn.kinds_changed = true;
+            Ok(())
+        };
+        assert!(writer.call(false, change).await.is_err());
+        let late = writer.call(false, |_| Ok(())).await.unwrap_err();
+        assert_eq!(late.reason(), Reason::ServiceUnavailable);
+        assert!(!writer.is_running());
+    }
 }
