@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, FsType, fstatfs};
+
 use crate::error::Error;
 
 /// The host's cgroup2 root. An agent in a cgroup namespace of its own sees it through its first process.
@@ -31,17 +33,30 @@ fn cgroup2_mount(mountinfo: &str) -> Option<&str> {
 
 /// Opens a cgroup and tells its id.
 pub(crate) fn open(path: &Path) -> Result<(File, u64), Error> {
-    let read = || -> io::Result<(File, u64)> {
+    let read = || -> io::Result<(File, u64, FsType)> {
         let file = File::open(path)?;
-        let id = file.metadata()?.ino();
-        Ok((file, id))
+        let (id, kind) = (file.metadata()?.ino(), fstatfs(&file)?.filesystem_type());
+        Ok((file, id, kind))
     };
-    read().map_err(|source| Error::Cgroup { path: path.to_owned(), source })
+    let (file, id, kind) = read().map_err(|source| Error::Cgroup { path: path.to_owned(), source })?;
+    // The kernel would call it a bad file descriptor.
+    if kind != CGROUP2_SUPER_MAGIC {
+        return Err(Error::NotCgroup2 { path: path.to_owned() });
+    }
+    Ok((file, id))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_cgroup_is_named() {
+        for path in ["/proc", env!("CARGO_MANIFEST_DIR")] {
+            let error = open(Path::new(path)).unwrap_err().to_string();
+            assert!(error.contains(path) && error.contains("no cgroup2"), "{error}");
+        }
+    }
 
     #[test]
     fn the_cgroup2_mount_is_found_on_hybrid_and_pure_hosts() {

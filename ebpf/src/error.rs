@@ -13,6 +13,11 @@ pub enum Error {
     #[error("cannot open cgroup {path}: {source}; name the cgroup2 directory whose processes are served")]
     Cgroup { path: PathBuf, source: io::Error },
     #[error(
+        "{path} is no cgroup2 directory (a hybrid host has them below /sys/fs/cgroup/unified); name the one \
+         whose processes are served"
+    )]
+    NotCgroup2 { path: PathBuf },
+    #[error(
         "no cgroup2 file system is mounted: mount one with `mount -t cgroup2 none /sys/fs/cgroup/unified`"
     )]
     NoCgroup2,
