@@ -34,7 +34,7 @@ use crate::ops::Readiness;
 use crate::proxy::{self, Proxy};
 use crate::snapshot::{Place, Snapshot};
 use crate::steer::{self, Feeder};
-use crate::{host, lan};
+use crate::{host, keep, lan};
 
 /// Who the agent is and how it works.
 #[derive(Clone, Debug)]
@@ -109,6 +109,7 @@ impl Agent {
         let feeder = parts.start_feeder(datapath, published.clone(), &report, registry)?;
         parts.start_proxy(&proxy, sockets, incoming)?;
         parts.start_dns(published.clone(), registry, readiness)?;
+        parts.start_keeping(&proxy, &tunnel, published.clone());
         let Parts { snapshot, place, tasks, stop, .. } = parts;
         let facts =
             Facts { place, program, version, snapshot, proxy: proxy.clone(), tunnel, control, report };
@@ -199,6 +200,7 @@ impl Parts {
             service_cidrs: self.settings.service_cidrs.clone(),
             report: report.clone(),
             metrics: steer::Metrics::register(registry)?,
+            kernel: edgeloom_ebpf::Metrics::register(registry)?,
         };
         Ok(datapath.map(|datapath| tokio::spawn(feeder.run(datapath, self.stop.clone()))))
     }
@@ -219,6 +221,13 @@ impl Parts {
         self.tasks.spawn(proxy.clone().sweep(self.stop.clone()));
         self.tasks.spawn(receive(proxy.clone(), incoming, self.stop.clone()));
         Ok(())
+    }
+
+    /// Keeps the paths to the nodes that callers here need.
+    fn start_keeping(&self, proxy: &Arc<Proxy>, tunnel: &Tunnel, published: watch::Receiver<u64>) {
+        let (proxy, tunnel) = (proxy.clone(), tunnel.clone());
+        let (used, keep) = (move || proxy.used(), move |peers| tunnel.keep(peers));
+        self.tasks.spawn(keep::run(self.snapshot.clone(), published, used, keep, self.stop.clone()));
     }
 
     /// Starts DNS and feeds it. A port that is taken, or an address that cannot be had, is tried again: it

@@ -62,6 +62,8 @@ struct Record {
     connect_ms: Option<f64>,
     /// Count of choices at the last one of this endpoint.
     chosen: u64,
+    /// When a flow was last given to it.
+    used: Option<Instant>,
 }
 
 /// What is remembered of endpoints and clients.
@@ -142,8 +144,21 @@ impl Balancer {
     }
 
     /// A flow was given to the endpoint; [`Balancer::closed`] takes it back.
-    pub fn opened(&mut self, id: &EndpointId) {
-        self.record(id).open += 1;
+    pub fn opened(&mut self, id: &EndpointId, now: Instant) {
+        let record = self.record(id);
+        record.open += 1;
+        record.used = Some(now);
+    }
+
+    /// When a flow was last given to an endpoint that a node dials, by node.
+    pub fn used(&self) -> HashMap<NodeName, Instant> {
+        let mut used: HashMap<NodeName, Instant> = HashMap::new();
+        for (id, record) in &self.records {
+            if let (Some(node), Some(at)) = (&id.node, record.used) {
+                used.entry(node.clone()).and_modify(|last| *last = at.max(*last)).or_insert(at);
+            }
+        }
+        used
     }
 
     /// The flow has ended.
@@ -231,7 +246,7 @@ mod tests {
         let mut counts = vec![0; usize::from(count)];
         for _ in 0..1000 {
             let first = balancer.order(all(count), None, now, &mut rng).remove(0);
-            balancer.opened(&first);
+            balancer.opened(&first, now);
             balancer.connected(&first, Duration::from_millis(20));
             balancer.closed(&first);
             let at = (1..=count).position(|last| id(last) == first).unwrap();
@@ -253,7 +268,7 @@ mod tests {
     fn the_less_loaded_takes_more() {
         let (mut balancer, now) = (Balancer::default(), Instant::now());
         for _ in 0..10 {
-            balancer.opened(&id(1));
+            balancer.opened(&id(1), now);
             balancer.connected(&id(1), Duration::from_millis(20));
         }
         let counts = counts(&mut balancer, 2, now);

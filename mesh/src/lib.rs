@@ -10,6 +10,7 @@ pub mod config;
 pub mod daemon;
 mod discovery;
 mod host;
+mod keep;
 mod lan;
 pub mod ops;
 pub mod proxy;

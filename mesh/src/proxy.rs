@@ -18,6 +18,7 @@ mod outgoing;
 mod splice;
 mod udp;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -147,6 +148,11 @@ impl Proxy {
             let aside = self.balancer().aside(Instant::now());
             self.metrics.set_aside.set(i64::try_from(aside).unwrap_or(i64::MAX));
         }
+    }
+
+    /// When a flow last went to an endpoint that a node dials, by node.
+    pub fn used(&self) -> HashMap<NodeName, Instant> {
+        self.balancer().used()
     }
 
     /// How many of a Service's endpoints, as chosen now, failed lately.

@@ -51,7 +51,7 @@ impl Proxy {
         let again = plan.attempts.first().filter(|_| plan.attempts.len() == 1);
         for (index, attempt) in plan.attempts.iter().chain(again).enumerate() {
             let begun = Instant::now();
-            self.balancer().opened(&attempt.id);
+            self.balancer().opened(&attempt.id, begun);
             let _open = Opened { proxy: self, attempt };
             let tried = match attempt.via {
                 Via::Direct => self.direct(socket, &mut early, attempt).await,

@@ -114,7 +114,7 @@ impl Proxy {
             _open: self.metrics.udp_open("outgoing"),
         });
         let now = Instant::now();
-        self.balancer().opened(&attempt.id);
+        self.balancer().opened(&attempt.id, now);
         if let Some(client) = plan.client {
             self.balancer().keep(client, attempt.id.clone(), now);
         }
