@@ -7,7 +7,9 @@ use std::time::Duration;
 use edgeloom_model::{NodeName, Site};
 use libp2p::PeerId;
 
-/// UDP port of the overlay.
+pub use crate::carrier::proxy::{Proxy, ProxyError};
+
+/// UDP and TCP port of the overlay.
 pub const PORT: u16 = edgeloom_api::names::OVERLAY_PORT;
 
 /// Congestion control of the connections that a node makes and accepts.
@@ -44,6 +46,8 @@ pub struct Config {
     pub direct: bool,
     /// Run libp2p's protocols on the socket: mDNS to find peers on the LAN, identify and AutoNAT with relays.
     pub libp2p: bool,
+    /// What is done where UDP is blocked.
+    pub carriers: Carriers,
     /// Congestion control.
     pub congestion: Congestion,
     /// A connection that carried no packet for this long is closed.
@@ -65,11 +69,39 @@ impl Default for Config {
             exclude_interfaces: Vec::new(),
             direct: true,
             libp2p: true,
+            carriers: Carriers::default(),
             congestion: Congestion::default(),
             // What RFC 5382 (REQ-5) asks of a NAT for an established TCP connection.
             idle_timeout: Duration::from_secs(2 * 3600 + 240),
             unreachable_timeout: Duration::from_secs(120),
             connect_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Connections over TCP that take the place of UDP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Carriers {
+    /// Dial relays over TCP where their UDP addresses do not answer: TLS at the same port, then a WebSocket over TLS.
+    pub dial: bool,
+    /// As a relay, or where nodes join, take TLS on the TCP port of the same number as the UDP port.
+    pub listen: bool,
+    /// As a relay, or where nodes join, take WebSockets over TLS at this address.
+    pub websocket_listen: Option<SocketAddr>,
+    /// TCP port at which relays are dialled for a WebSocket.
+    pub websocket_port: u16,
+    /// HTTP proxy on the way to WebSockets.
+    pub proxy: Option<Proxy>,
+}
+
+impl Default for Carriers {
+    fn default() -> Self {
+        Self {
+            dial: true,
+            listen: true,
+            websocket_listen: None,
+            websocket_port: edgeloom_api::names::WEBSOCKET_PORT,
+            proxy: None,
         }
     }
 }

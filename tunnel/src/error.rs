@@ -19,6 +19,17 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// The port for carriers could not be bound.
+    #[error(
+        "cannot listen on TCP {address}: {source}; check that no other program has the port, or switch it off under \
+         overlay.carriers"
+    )]
+    ListenTcp {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The identity cannot be used.
     #[error("the node's identity cannot be used: {0}")]
     Identity(String),

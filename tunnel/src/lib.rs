@@ -1,11 +1,14 @@
 //! The overlay between nodes: one identity, one UDP socket, one path per peer, QUIC on top.
 //!
+//! Where UDP is blocked, a TCP connection to a relay takes the socket's place.
+//!
 //! A [`Tunnel`] knows its peers by their [`PeerId`]. It finds a path to each that is needed (on the LAN, at a
 //! public address, punched through NATs, or through a relay's forwarder), keeps it, and moves to a better one
 //! beneath the running QUIC connections, which never see the change. What comes in from peers leaves by
 //! [`Incoming`].
 
 mod alpn;
+mod carrier;
 mod config;
 mod connection;
 mod engine;
@@ -30,7 +33,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use alpn::Alpn;
-pub use config::{Config, Congestion, PORT, Peer, RelayPeer};
+pub use config::{Carriers, Config, Congestion, PORT, Peer, Proxy, ProxyError, RelayPeer};
 pub use error::{DatagramError, Error, OpenError};
 pub use identity::Verified;
 pub use libp2p::PeerId;

@@ -4,6 +4,9 @@ use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use crate::carrier::link::Meter;
+use crate::status::DirectKind;
+
 /// The metrics of one tunnel; clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
@@ -22,6 +25,10 @@ pub(crate) struct Metrics {
     pub(crate) libp2p_peers: IntGauge,
     forwarded_frames: IntCounter,
     forwarded_bytes: IntCounter,
+    pub(crate) carriers: IntGaugeVec,
+    carrier_sent: IntCounterVec,
+    carrier_received: IntCounterVec,
+    carrier_dropped: IntCounter,
 }
 
 /// Counters of each kind of path, resolved once: the hot path adds to them.
@@ -31,6 +38,8 @@ struct ByKind {
     public: IntCounter,
     punched: IntCounter,
     relayed: IntCounter,
+    tcp: IntCounter,
+    wss: IntCounter,
     unbound: IntCounter,
 }
 
@@ -42,6 +51,8 @@ impl ByKind {
             public: of("public"),
             punched: of("punched"),
             relayed: of("relayed"),
+            tcp: of("tcp"),
+            wss: of("wss"),
             unbound: of("direct"),
         }
     }
@@ -52,6 +63,8 @@ impl ByKind {
             "public" => &self.public,
             "punched" => &self.punched,
             "relayed" => &self.relayed,
+            "tcp" => &self.tcp,
+            "wss" => &self.wss,
             _ => &self.unbound,
         };
         counter.inc_by(bytes as u64);
@@ -59,7 +72,7 @@ impl ByKind {
 }
 
 /// Kinds of path, as labels.
-pub(crate) const PATHS: [&str; 5] = ["lan", "public", "punched", "relayed", "none"];
+pub(crate) const PATHS: [&str; 7] = ["lan", "public", "punched", "relayed", "tcp", "wss", "none"];
 
 impl Metrics {
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
@@ -97,7 +110,7 @@ impl Metrics {
                 .buckets(vec![0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0]),
         )?;
         registry.register(Box::new(probe_rtt.clone()))?;
-        Ok(Self {
+        let metrics = Self {
             sent_bytes: ByKind::new(&sent),
             received_bytes: ByKind::new(&received),
             dropped: counters("dropped_packets_total", "Packets and frames dropped, by reason.", "reason")?,
@@ -120,7 +133,28 @@ impl Metrics {
                 "forwarder_bytes_total",
                 "Bytes that this relay forwarded, headers included.",
             )?,
-        })
+            carriers: gauges("carriers", "Open carriers: connections over TCP in UDP's place.", "carrier")?,
+            carrier_sent: counters(
+                "carrier_sent_bytes_total",
+                "Bytes of frames sent over carriers.",
+                "carrier",
+            )?,
+            carrier_received: counters(
+                "carrier_received_bytes_total",
+                "Bytes of frames received over carriers.",
+                "carrier",
+            )?,
+            carrier_dropped: counter(
+                "carrier_dropped_frames_total",
+                "Frames dropped because their carrier could not keep up.",
+            )?,
+        };
+        for kind in [DirectKind::Tcp, DirectKind::Wss] {
+            // None is a figure too.
+            metrics.carriers.with_label_values(&[kind.as_str()]).set(0);
+            metrics.meter(kind);
+        }
+        Ok(metrics)
     }
 
     pub(crate) fn sent(&self, kind: &'static str, bytes: usize) {
@@ -133,6 +167,19 @@ impl Metrics {
 
     pub(crate) fn dropped(&self, reason: &'static str) {
         self.dropped.with_label_values(&[reason]).inc();
+    }
+
+    pub(crate) fn carrier_full(&self, frames: usize) {
+        self.carrier_dropped.inc_by(frames as u64);
+    }
+
+    /// Counters of the carriers of one kind.
+    pub(crate) fn meter(&self, kind: DirectKind) -> Meter {
+        let label = [kind.as_str()];
+        Meter {
+            sent: self.carrier_sent.with_label_values(&label),
+            received: self.carrier_received.with_label_values(&label),
+        }
     }
 
     pub(crate) fn forwarded(&self, bytes: usize) {

@@ -16,6 +16,10 @@ pub enum DirectKind {
     Public,
     /// Through holes that both ends keep open in their NATs.
     Punched,
+    /// Over TLS on TCP, where UDP is blocked: to a relay, or from one to a node.
+    Tcp,
+    /// Over a WebSocket, where nothing else passes.
+    Wss,
 }
 
 impl DirectKind {
@@ -25,7 +29,14 @@ impl DirectKind {
             DirectKind::Lan => "lan",
             DirectKind::Public => "public",
             DirectKind::Punched => "punched",
+            DirectKind::Tcp => "tcp",
+            DirectKind::Wss => "wss",
         }
+    }
+
+    /// Whether packets go over TCP.
+    pub const fn is_carrier(self) -> bool {
+        matches!(self, DirectKind::Tcp | DirectKind::Wss)
     }
 }
 
@@ -85,6 +96,8 @@ pub struct PeerStatus {
     pub site: Option<Site>,
     /// The path in use.
     pub path: Path,
+    /// Where the path is over TCP, or relayed and this node's way to the relay is: how.
+    pub carrier: Option<DirectKind>,
     /// Smoothed round trip time of the path in use.
     pub rtt: Option<Duration>,
     /// Share of the recent probes on the path in use that went unanswered, 0 to 1.

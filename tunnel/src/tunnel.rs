@@ -12,7 +12,9 @@ use quinn::TokioRuntime;
 use tokio::sync::mpsc;
 
 use crate::alpn::Alpn;
-use crate::config::{Config, Peer, RelayPeer};
+use crate::carrier::keeper::Keeper;
+use crate::carrier::listen::{self, Listener};
+use crate::config::{Carriers, Config, Peer, RelayPeer};
 use crate::connection::dial::Dialler;
 use crate::connection::{Connections, accept, code, quic};
 use crate::engine::{self, Handle};
@@ -95,14 +97,17 @@ impl Tunnel {
         }
         let exclude: Arc<[String]> = config.exclude_interfaces.clone().into();
         let (libp2p, serve) = (config.libp2p, config.relay);
+        let carriers = Arc::new(config.carriers.clone());
+        let serves = Serves { relay: serve, join: config.serve_join };
         let engine =
             Handle::new(config, guard.clone(), key, mux.clone(), connections.clone(), metrics.clone(), store);
         if libp2p {
             let surroundings = engine.lock().surroundings();
             let neighbourhood =
-                Neighbourhood::new(&guard, &mux, engine.clone(), metrics, serve, surroundings)?;
+                Neighbourhood::new(&guard, &mux, engine.clone(), metrics.clone(), serve, surroundings)?;
             tasks.spawn(neighbourhood.run(connections.stop.clone()));
         }
+        start_carriers(&carriers, serves, &guard, &engine, &mux, &metrics, &connections)?;
         tasks.spawn(engine::run(engine.clone(), inbound, exclude, connections.stop.clone()));
         tasks.spawn(accept(connections.clone(), endpoint, server, mux.clone()));
         tasks.spawn(connections.clone().keep_alive(dialler.clone(), engine.clone()));
@@ -219,6 +224,52 @@ impl Tunnel {
         inner.connections.tasks.close();
         inner.connections.tasks.wait().await;
     }
+}
+
+/// What this node is to others.
+#[derive(Clone, Copy)]
+struct Serves {
+    relay: bool,
+    join: bool,
+}
+
+/// Takes carriers where this node serves others, and dials them where it needs them.
+fn start_carriers(
+    config: &Arc<Carriers>,
+    serves: Serves,
+    guard: &Guard,
+    engine: &Handle,
+    mux: &Arc<Mux>,
+    metrics: &Metrics,
+    connections: &Connections,
+) -> Result<(), Error> {
+    let (guard, engine, mux, metrics) = (guard.clone(), engine.clone(), mux.clone(), metrics.clone());
+    let (tasks, stop) = (&connections.tasks, &connections.stop);
+    if serves.relay || serves.join {
+        let settings = || listen::Settings {
+            serve_join: serves.join,
+            guard: guard.clone(),
+            engine: engine.clone(),
+            mux: mux.clone(),
+            metrics: metrics.clone(),
+        };
+        let failed = |address| move |source| Error::ListenTcp { address, source };
+        if config.listen {
+            let address = mux.local_address();
+            let listener = Listener::tls(address, settings()).map_err(failed(address))?;
+            tasks.spawn(listener.run(stop.clone()));
+        }
+        if let Some(address) = config.websocket_listen {
+            let listener = Listener::websocket(address, settings()).map_err(failed(address))?;
+            tasks.spawn(listener.run(stop.clone()));
+        }
+    }
+    if config.dial {
+        let wanted = engine.lock().wanted();
+        let keeper = Keeper { config: config.clone(), guard, engine, mux, metrics };
+        tasks.spawn(keeper.run(wanted, stop.clone()));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

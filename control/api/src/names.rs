@@ -9,8 +9,10 @@ pub const SYSTEM_NAMESPACE: &str = "edgeloom-system";
 /// Domain of the cluster's DNS names, unless configured otherwise.
 pub const CLUSTER_DOMAIN: &str = "cluster.local";
 
-/// Overlay: UDP for QUIC and the forwarder, TCP for TLS.
+/// Overlay: UDP for QUIC and the forwarder, TCP for the same in TLS.
 pub const OVERLAY_PORT: u16 = 20006;
+/// Overlay in a WebSocket over TLS, at the control or a relay.
+pub const WEBSOCKET_PORT: u16 = 443;
 /// The control's HTTPS: fleet admin API and service discovery for Prometheus.
 pub const ADMIN_PORT: u16 = 20007;
 /// `/metrics`, `/healthz` and `/readyz` of every daemon.

@@ -38,6 +38,12 @@ impl Bucket {
     }
 }
 
+/// The sender of a hello, and what it said.
+pub(super) struct Acquaintance {
+    pub(super) peer: PeerId,
+    pub(super) message: Message,
+}
+
 impl Engine {
     /// Takes one frame.
     pub(crate) fn receive(&mut self, now: Instant, inbound: Inbound) {
@@ -65,30 +71,47 @@ impl Engine {
     }
 
     fn hello(&mut self, now: Instant, source: Source, from: &PublicKey, nonce: [u8; 12], sealed: &[u8]) {
+        if let Some(Acquaintance { peer, message }) = self.open_hello(now, from, nonce, sealed, false) {
+            self.message(now, peer, source, message);
+        }
+    }
+
+    /// Opens a hello, and takes its sender in if it is unknown and its credential holds. A known one's credential is
+    /// looked at `afresh` or not at all.
+    pub(super) fn open_hello(
+        &mut self,
+        now: Instant,
+        from: &PublicKey,
+        nonce: [u8; 12],
+        sealed: &[u8],
+        afresh: bool,
+    ) -> Option<Acquaintance> {
+        let dropped = |reason| {
+            self.metrics.dropped(reason);
+            None
+        };
         let Some(peer) = peer_id(from).filter(|peer| *peer != self.own) else {
-            return self.metrics.dropped("malformed");
+            return dropped("malformed");
         };
         let opened = match self.peers.get(&peer) {
             Some(state) => state.key.open(from, nonce, sealed),
             None if self.peers.len() >= MAX_GUESTS.max(self.members() * 2) || !self.hellos.take(now) => {
-                return self.metrics.dropped("too many hellos");
+                return dropped("too many hellos");
             }
             None => match self.key.pair(from) {
                 Some(pair) => pair.open(from, nonce, sealed),
-                None => return self.metrics.dropped("malformed"),
+                None => return dropped("malformed"),
             },
         };
-        let Ok(plain) = opened else { return self.metrics.dropped("not authentic") };
+        let Ok(plain) = opened else { return dropped("not authentic") };
         let Ok(Hello { credential, message }) = Hello::parse(&plain) else {
-            return self.metrics.dropped("malformed");
+            return dropped("malformed");
         };
-        if !self.peers.contains_key(&peer) && !self.get_acquainted(peer, credential) {
-            return;
-        }
-        self.message(now, peer, source, message);
+        let known = self.peers.contains_key(&peer) && !afresh;
+        (known || self.get_acquainted(peer, credential)).then_some(Acquaintance { peer, message })
     }
 
-    fn members(&self) -> usize {
+    pub(super) fn members(&self) -> usize {
         self.peers.values().filter(|state| state.member.is_some()).count()
     }
 

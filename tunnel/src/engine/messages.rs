@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use libp2p::PeerId;
 
 use super::{Engine, PeerState};
+use crate::carrier::address::is_carrier;
 use crate::path::{Action, Demand, Kind, Origin, RouteKey};
 use crate::socket::Source;
 use crate::status::DirectKind;
@@ -32,7 +33,8 @@ impl Engine {
         }
         match message {
             Message::Probe { id, epoch, in_use } => {
-                let answer = Message::Answer { id, epoch: self.epoch, observed: source.address() };
+                let observed = source.address().filter(|address| !is_carrier(address));
+                let answer = Message::Answer { id, epoch: self.epoch, observed };
                 self.send(&peer, &source, &answer);
                 self.heard(now, peer, &source, epoch, in_use);
             }
@@ -48,15 +50,20 @@ impl Engine {
                 self.session_given(now, peer, session, side, &key, &other, observed);
             }
             Message::Refused { peer: other, reason } => self.session_refused(peer, &other, reason),
+            // It comes before a carrier is one, or not at all.
+            Message::Attach { .. } => self.metrics.dropped("malformed"),
         }
         self.service(now, peer);
     }
 
     /// Whether frames of `peer` are taken by this way: where direct paths are switched off, only to and from
-    /// relays.
+    /// relays. A carrier is its peer's alone.
     fn accepts(&self, peer: &PeerId, source: &Source) -> bool {
         match source {
             Source::Relayed(_) => true,
+            Source::Direct(address) if is_carrier(address) => {
+                self.mux.table.carrier(address).is_some_and(|carrier| carrier.peer == Some(*peer))
+            }
             Source::Direct(_) => self.config.direct || self.config.relay || self.relays.contains(peer),
         }
     }
@@ -66,7 +73,10 @@ impl Engine {
         let (route, kind) = match source {
             Source::Direct(address) => {
                 self.mux.table.bind(*address, &state.slot);
-                (RouteKey::Direct(*address), Kind::Direct(direct_kind(state, *address, false)))
+                let carrier = self.mux.table.carrier(address);
+                let kind =
+                    carrier.map_or_else(|| direct_kind(state, *address, false), |carrier| carrier.kind);
+                (RouteKey::Direct(*address), Kind::Direct(kind))
             }
             Source::Relayed(session) => (RouteKey::Relayed(session.relay.peer), Kind::Relayed),
         };
@@ -228,6 +238,7 @@ impl Engine {
                 let (lan, rtt) = self.nearness(&peer);
                 self.connections.path_changed(&peer, lan, rtt);
                 if self.relays.contains(&peer) {
+                    self.relay_moved(now, peer);
                     self.relay_works(now);
                 }
             }
@@ -235,6 +246,9 @@ impl Engine {
             Action::Forget(RouteKey::Direct(address)) => {
                 if let Some(state) = self.peers.get(&peer) {
                     self.mux.table.unbind(address, &state.slot);
+                }
+                if let Some(carrier) = self.mux.table.carrier(&address) {
+                    carrier.stop.cancel();
                 }
             }
             Action::Forget(RouteKey::Relayed(_)) => {}
@@ -309,9 +323,9 @@ fn direct_kind(state: &PeerState, address: SocketAddr, told: bool) -> DirectKind
 }
 
 /// Whether packets can be sent there at all.
-fn usable(address: &SocketAddr) -> bool {
+pub(super) fn usable(address: &SocketAddr) -> bool {
     let ip = address.ip();
-    address.port() != 0 && !ip.is_unspecified() && !ip.is_multicast()
+    address.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && !is_carrier(address)
 }
 
 /// Whether the address means something at its own site only.

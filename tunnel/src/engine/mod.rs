@@ -5,6 +5,7 @@
 //! [`Engine::receive`]; actions of the paths go out as frames and as routes in the table.
 
 mod acquaint;
+pub(crate) mod carriers;
 mod messages;
 mod peer;
 mod relays;
@@ -79,6 +80,8 @@ pub(crate) struct Engine {
     observed: HashMap<PeerId, SocketAddr>,
     sessions: Sessions,
     hellos: acquaint::Bucket,
+    /// What the keeper of carriers is told.
+    wanted: watch::Sender<carriers::Wanted>,
 }
 
 impl Handle {
@@ -113,6 +116,7 @@ impl Handle {
             observed: HashMap::new(),
             sessions: Sessions::new(Limits::default()),
             hellos: acquaint::Bucket::new(now),
+            wanted: watch::Sender::default(),
         };
         engine.recall(now);
         engine.set_relays(now, relays);
@@ -221,6 +225,9 @@ impl Engine {
         for session in state.sessions.values() {
             self.mux.table.remove_session(session);
         }
+        for carrier in &state.carriers {
+            carrier.stop.cancel();
+        }
         for id in self.sessions.remove_peer(peer) {
             self.mux.table.forwards.remove(&id);
         }
@@ -296,6 +303,11 @@ impl Engine {
         }
     }
 
+    /// What the keeper of carriers is to be told.
+    pub(crate) fn wanted(&self) -> watch::Receiver<carriers::Wanted> {
+        self.wanted.subscribe()
+    }
+
     /// What the swarm is to be told.
     pub(crate) fn surroundings(&self) -> watch::Receiver<Surroundings> {
         self.surroundings.subscribe()
@@ -331,10 +343,23 @@ impl Engine {
         let now = Instant::now();
         let working = self.peers.get(peer).and_then(|state| state.paths.working(now));
         working.map_or(Path::None, |candidate| match (candidate.route, candidate.kind) {
-            (RouteKey::Direct(addr), Kind::Direct(kind)) => Path::Direct { addr, kind },
+            (RouteKey::Direct(addr), Kind::Direct(kind)) => {
+                // People know the other end's address, not what stands for the carrier here.
+                let carrier = self.mux.table.carrier(&addr);
+                Path::Direct { addr: carrier.map_or(addr, |carrier| carrier.remote), kind }
+            }
             (RouteKey::Relayed(relay), _) => Path::Relayed { relay },
             (RouteKey::Direct(addr), Kind::Relayed) => Path::Direct { addr, kind: DirectKind::Public },
         })
+    }
+
+    /// How packets to `peer` leave this node, where that is over TCP.
+    fn carrier_of(&self, peer: &PeerId) -> Option<DirectKind> {
+        match self.path_of(peer) {
+            Path::Direct { kind, .. } => kind.is_carrier().then_some(kind),
+            Path::Relayed { relay } if relay != *peer => self.carrier_of(&relay),
+            _ => None,
+        }
     }
 
     /// What was tried to reach `peer`, for an error.
@@ -364,6 +389,7 @@ impl Engine {
                 node: state.node().or_else(|| Some(verified.as_ref()?.node.clone())),
                 site: state.site().or_else(|| Some(verified.as_ref()?.site.clone())),
                 path: self.path_of(peer),
+                carrier: self.carrier_of(peer),
                 rtt: working.and_then(|candidate| candidate.rtt()),
                 loss: state.paths.current().map_or(0.0, |candidate| candidate.loss()),
                 sent_bytes: state.slot.traffic.sent(),

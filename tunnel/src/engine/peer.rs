@@ -9,6 +9,8 @@ use edgeloom_model::{NodeName, Site};
 use libp2p::PeerId;
 use tokio::sync::oneshot;
 
+use super::carriers::Reach;
+use crate::carrier::Carrier;
 use crate::config::Peer;
 use crate::identity::Verified;
 use crate::path::{Candidate, Flow, Kind, Origin, Paths, RouteKey};
@@ -47,6 +49,10 @@ pub(crate) struct PeerState {
     /// When this node's addresses were last told, and how often.
     pub(super) told: Option<(Instant, u32)>,
     pub(super) unreachable_since: Option<Instant>,
+    /// Carriers between the peer and this node, the oldest first.
+    pub(super) carriers: Vec<Arc<Carrier>>,
+    /// Of a relay: whether UDP leads there.
+    pub(super) reach: Option<Reach>,
     pub(super) next_poll: Option<Instant>,
 }
 
@@ -68,6 +74,8 @@ impl PeerState {
             stranger_to: false,
             told: None,
             unreachable_since: None,
+            carriers: Vec::new(),
+            reach: None,
             next_poll: Some(Instant::now()),
         }
     }
@@ -118,7 +126,9 @@ impl PeerState {
             .iter()
             .filter(worked)
             .filter_map(|candidate| match (candidate.route, candidate.kind) {
-                (RouteKey::Direct(address), Kind::Direct(kind)) => Some((address, kind)),
+                (RouteKey::Direct(address), Kind::Direct(kind)) if !kind.is_carrier() => {
+                    Some((address, kind))
+                }
                 _ => None,
             })
             .collect();

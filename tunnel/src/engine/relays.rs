@@ -1,12 +1,14 @@
 //! Both sides of a relay: asking one for a session, and giving sessions as one.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
 
 use super::Engine;
+use super::messages::usable;
+use crate::carrier::address::is_carrier;
 use crate::forwarder::{Forward, Opened};
 use crate::path::{Demand, Kind, Origin, RouteKey};
 use crate::socket::{Session, Source};
@@ -103,12 +105,12 @@ impl Engine {
         }
         state.asked.remove(&relay);
         state.paths.add(now, RouteKey::Relayed(relay), Kind::Relayed, Origin::Told);
-        if direct {
+        if direct && usable(&observed) {
             let kind = Kind::Direct(DirectKind::Punched);
             state.paths.add(now, RouteKey::Direct(observed), kind, Origin::Told);
-            if !known {
-                state.paths.urge(now);
-            }
+        }
+        if direct && !known {
+            state.paths.urge(now);
         }
         // Whoever asked a relay for this node is about to talk to it.
         state.keep_until = state.keep_until.max(now + super::KEEP_AFTER_USE);
@@ -127,6 +129,17 @@ impl Engine {
         let waiting = self.peers.iter().filter(|(_, state)| !state.waiters.is_empty());
         for peer in waiting.map(|(peer, _)| *peer).collect::<Vec<_>>() {
             self.ask_relays(now, peer);
+        }
+    }
+
+    /// Traffic to a relay moved, and with it all that goes through it.
+    pub(super) fn relay_moved(&self, now: Instant, relay: PeerId) {
+        let through = |state: &&super::PeerState| {
+            state.paths.working(now).is_some_and(|path| path.route == RouteKey::Relayed(relay))
+        };
+        for state in self.peers.values().filter(through) {
+            let rtt = state.paths.current().and_then(|path| path.rtt());
+            self.connections.path_changed(&state.slot.peer, false, rtt);
         }
     }
 
@@ -213,6 +226,9 @@ impl Engine {
         let other = opened.ends[usize::from(side ^ 1)];
         let at = |peer: &PeerId| self.peers.get(peer).and_then(|state| state.slot.direct());
         let (Some(to), Some(observed), Some(key)) = (at(end), at(&other), public_key(&other)) else { return };
+        // Who comes by a carrier is seen nowhere that a packet could be sent to.
+        let nowhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+        let observed = if is_carrier(&observed) { nowhere } else { observed };
         let message = Message::Session {
             session: opened.id,
             side,

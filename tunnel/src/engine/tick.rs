@@ -109,8 +109,9 @@ impl Engine {
         for peer in due {
             self.service(now, peer);
         }
+        let carriers = self.want_carriers(now);
         let rest = if flowing { WATCH } else { REST };
-        let polls = self.peers.values().filter_map(|state| state.next_poll);
+        let polls = self.peers.values().filter_map(|state| state.next_poll).chain(carriers);
         polls.min().map_or(now + rest, |at| at.clamp(now + Duration::from_millis(1), now + rest))
     }
 

@@ -261,7 +261,7 @@ fn instant(now: UnixTime) -> SystemTime {
 }
 
 #[derive(Debug)]
-struct OwnCertificate(Guard);
+pub(super) struct OwnCertificate(pub(super) Guard);
 
 impl ResolvesServerCert for OwnCertificate {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {

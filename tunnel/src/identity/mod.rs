@@ -8,6 +8,7 @@
 
 mod authority;
 mod certificate;
+mod disguise;
 mod guard;
 mod key;
 mod refusal;
@@ -15,6 +16,7 @@ mod trust;
 
 pub use authority::{Authority, AuthorityError, random};
 pub use certificate::{CertificateError, Presented};
+pub use disguise::disguised_client_config;
 pub use edgeloom_api::credential::{Claims, Role, Roles, SignedCredential};
 pub use guard::{Admitted, Guard, JOIN_ALPN, Joiner};
 pub use key::{Identity, IdentityError, write_private};

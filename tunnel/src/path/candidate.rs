@@ -12,6 +12,13 @@ const DEAD: u32 = 3;
 const SILENT: Duration = Duration::from_secs(90);
 /// Unanswered probes that are remembered.
 const OUTSTANDING: usize = 8;
+/// Loss from which UDP is worse than TCP, and below which it is trusted again.
+const POOR: f64 = 0.3;
+const FAIR: f64 = 0.1;
+/// Order of such a path: behind every carrier.
+const POOR_RANK: u8 = 5;
+/// Answers after which a path that is to take the place of a carrier is believed in.
+const BELIEVED: u32 = 3;
 /// How long an answer may take: bounds, and the value before a round trip was measured.
 const LEAST_WAIT: Duration = Duration::from_millis(60);
 const MOST_WAIT: Duration = Duration::from_secs(1);
@@ -30,7 +37,14 @@ impl Kind {
             Kind::Direct(DirectKind::Lan) => 0,
             Kind::Direct(DirectKind::Public | DirectKind::Punched) => 1,
             Kind::Relayed => 2,
+            Kind::Direct(DirectKind::Tcp) => 3,
+            Kind::Direct(DirectKind::Wss) => 4,
         }
+    }
+
+    /// Whether packets go over TCP.
+    pub(crate) fn is_carrier(self) -> bool {
+        matches!(self, Kind::Direct(kind) if kind.is_carrier())
     }
 }
 
@@ -72,6 +86,8 @@ pub(crate) struct Candidate {
     urgent: bool,
     smoothed: Option<(Duration, Duration)>,
     loss: f64,
+    poor: bool,
+    used_by_peer: bool,
 }
 
 impl Candidate {
@@ -91,6 +107,8 @@ impl Candidate {
             urgent: false,
             smoothed: None,
             loss: 0.0,
+            poor: false,
+            used_by_peer: false,
         }
     }
 
@@ -158,14 +176,39 @@ impl Candidate {
         self.last_probe.max(self.heard_at)
     }
 
+    /// Order of its kind; where TCP could do it instead, UDP that loses much comes last.
+    pub(crate) fn rank(&self, carried: bool) -> u8 {
+        if carried && self.is_poor() { POOR_RANK } else { self.kind.rank() }
+    }
+
+    /// Whether it works and loses much.
+    pub(crate) fn is_poor(&self) -> bool {
+        self.poor && self.lost < DEAD
+    }
+
+    /// Whether it answered often enough to take the place of a carrier, or did so at the other end.
+    pub(crate) fn is_believed(&self) -> bool {
+        self.answers >= BELIEVED || self.used_by_peer
+    }
+
+    /// The peer's traffic uses `route`.
+    pub(crate) fn peer_uses(&mut self, route: RouteKey) {
+        self.used_by_peer = self.route == route;
+    }
+
+    /// The other end left it for a carrier: what it answered before says nothing now.
+    pub(crate) fn mistrust(&mut self) {
+        self.answers = 0;
+    }
+
     /// Order in which candidates that work are preferred.
-    pub(crate) fn preference(&self) -> (u8, bool, Duration) {
-        (self.kind.rank(), self.answers == 0, self.rtt().unwrap_or(Duration::MAX))
+    pub(crate) fn preference(&self, carried: bool) -> (u8, bool, Duration) {
+        (self.rank(carried), self.answers == 0, self.rtt().unwrap_or(Duration::MAX))
     }
 
     /// Whether `other` would be worth a try while this one works.
-    pub(crate) fn worse_than(&self, other: &Candidate) -> bool {
-        other.kind.rank() < self.kind.rank()
+    pub(crate) fn worse_than(&self, other: &Candidate, carried: bool) -> bool {
+        other.rank(carried) < self.rank(carried)
     }
 
     /// Whether it may have died: probes are missing, or packets get nothing back.
@@ -214,9 +257,14 @@ impl Candidate {
             }
         });
         let first = self.answered_at.is_none();
+        if self.lost >= DEAD {
+            // It comes back from the dead: what it lost meanwhile is the outage's, not its own.
+            (self.answers, self.loss, self.poor) = (0, 0.0, false);
+        }
         (self.answered_at, self.lost, self.attempts) = (Some(now), 0, 0);
         self.answers = self.answers.saturating_add(1);
         self.loss *= 0.9;
+        self.poor &= self.loss > FAIR;
         Some((rtt, first))
     }
 
@@ -237,6 +285,7 @@ impl Candidate {
         for _ in 0..lost {
             self.loss = self.loss * 0.9 + 0.1;
         }
+        self.poor |= self.loss > POOR && !self.kind.is_carrier();
         let died = before < DEAD && self.lost >= DEAD;
         if died {
             self.attempts = 0;

@@ -32,6 +32,11 @@ const LAST_RETRY: Duration = Duration::from_secs(60);
 const LAST_RETRY_PROVEN: Duration = KEEP;
 /// Longest back-off of a relay's addresses.
 const RELAY_RETRY: Duration = Duration::from_secs(3);
+/// Longest back-off of UDP while a carrier works.
+const CARRIED_RETRY: Duration = Duration::from_secs(30);
+/// Probe interval of UDP that answered and may take a carrier's place, and of UDP that loses too much for it.
+const PROVING: Duration = Duration::from_millis(200);
+const RECOVERING: Duration = Duration::from_secs(5);
 /// A candidate that somebody told of and that never answered goes after this.
 const EXPIRY: Duration = Duration::from_secs(600);
 /// Least time between two probes that answer a probe.
@@ -208,17 +213,58 @@ impl Paths {
         let Some(candidate) = self.get_mut(route) else { return };
         candidate.heard(now);
         let stale = candidate.answered_at().is_none_or(|at| now.saturating_duration_since(at) > PROVEN);
-        if (stale || news) && candidate.may_probe(now, RETURN_PROBE) {
+        let back = candidate.lost() > 0;
+        if (stale || news || back) && candidate.may_probe(now, RETURN_PROBE) {
             self.probe(now, route);
         }
         if in_use {
+            self.candidates.iter_mut().for_each(|candidate| candidate.peer_uses(route));
             self.follow(now, route);
         }
         self.choose(now);
     }
 
+    /// The candidate is probed at once.
+    pub(crate) fn hurry(&mut self, route: RouteKey) {
+        if let Some(candidate) = self.get_mut(route) {
+            candidate.hurry();
+        }
+    }
+
+    /// Whether UDP leads to the peer without losing much.
+    pub(crate) fn works_by_udp(&self, now: Instant) -> bool {
+        self.candidates
+            .iter()
+            .filter(|candidate| !candidate.kind.is_carrier() && candidate.kind != Kind::Relayed)
+            .any(|candidate| {
+                candidate.alive(now) && candidate.answered_at().is_some() && !candidate.is_poor()
+            })
+    }
+
+    /// Addresses of the configuration.
+    pub(crate) fn configured(&self) -> impl Iterator<Item = std::net::SocketAddr> {
+        let configured = self.candidates.iter().filter(|candidate| candidate.origin == Origin::Configured);
+        configured.filter_map(|candidate| match candidate.route {
+            RouteKey::Direct(address) => Some(address),
+            RouteKey::Relayed(_) => None,
+        })
+    }
+
+    /// Whether a carrier works.
+    fn carried(&self, now: Instant) -> bool {
+        self.candidates.iter().any(|candidate| candidate.kind.is_carrier() && candidate.alive(now))
+    }
+
     /// The peer's traffic uses `route`: where nothing speaks against it, ours follows.
     fn follow(&mut self, now: Instant, route: RouteKey) {
+        let dialled_by_peer = |candidate: &Candidate| {
+            candidate.kind.is_carrier() && candidate.origin == Origin::Heard && candidate.alive(now)
+        };
+        if self.active != Some(route) && self.get(route).is_some_and(dialled_by_peer) {
+            // Who dials a carrier found that UDP is blocked, perhaps in one direction only.
+            self.candidates.iter_mut().for_each(Candidate::mistrust);
+            return self.take(route);
+        }
         if self.active == Some(route)
             || self.demand == Demand::Active
             || (self.leads && self.demand == Demand::Keep)
@@ -264,7 +310,7 @@ impl Paths {
             let lively = self.active == Some(candidate.route) && flow.sending && flow.unanswered < LIVELY;
             died |= candidate.expire_probes(now, lively);
         }
-        if died {
+        if died || self.active.is_none() {
             self.choose(now);
         }
         let given_up: Vec<RouteKey> = self
@@ -314,14 +360,23 @@ impl Paths {
                 (true, false) => return Some(candidate.last_contact()? + KEEP + self.lag()),
                 // A standby direct path stays open; a relayed one is the relay's to keep.
                 (false, _) if candidate.kind == Kind::Relayed => return None,
+                (false, _) if candidate.is_poor() && self.on_carrier() => RECOVERING,
+                (false, _) if !candidate.is_believed() && self.on_carrier() => PROVING,
                 (false, _) => return Some(candidate.last_contact()? + KEEP + self.lag()),
             };
             return Some(candidate.last_probe()? + interval);
         }
+        let carried = self.carried(now);
         let wanted = active
-            || !self.current().is_some_and(|current| current.alive(now) && !current.worse_than(candidate));
-        wanted
-            .then(|| candidate.retry_at(FIRST_RETRY, self.last_retry, LAST_RETRY_PROVEN.min(self.last_retry)))
+            || !self
+                .current()
+                .is_some_and(|current| current.alive(now) && !current.worse_than(candidate, carried));
+        let last = if carried { CARRIED_RETRY } else { self.last_retry };
+        wanted.then(|| candidate.retry_at(FIRST_RETRY, last, LAST_RETRY_PROVEN.min(last)))
+    }
+
+    fn on_carrier(&self) -> bool {
+        self.current().is_some_and(|current| current.kind.is_carrier())
     }
 
     fn lag(&self) -> Duration {
@@ -347,13 +402,14 @@ impl Paths {
 
     fn choose(&mut self, now: Instant) {
         let alive = self.candidates.iter().filter(|candidate| candidate.alive(now));
-        let Some(best) = alive.min_by_key(|candidate| candidate.preference()) else { return };
+        let carried = self.carried(now);
+        let Some(best) = alive.min_by_key(|candidate| candidate.preference(carried)) else { return };
         let route = best.route;
         let moves = match self.current() {
             None => true,
             Some(current) if current.route == route => false,
             Some(current) if !current.alive(now) => true,
-            Some(current) => clearly_better(best, current),
+            Some(current) => clearly_better(best, current, carried),
         };
         if moves {
             self.take(route);
@@ -361,7 +417,12 @@ impl Paths {
     }
 
     fn take(&mut self, route: RouteKey) {
+        let from_carrier = self.on_carrier();
         self.active = Some(route);
+        if from_carrier || self.on_carrier() {
+            // The other end follows what it is told, at once.
+            self.hurry(route);
+        }
         self.actions.push(Action::Use(route));
     }
 
@@ -395,17 +456,23 @@ impl Paths {
 }
 
 /// Whether traffic should leave `current`, which works, for `best`.
-fn clearly_better(best: &Candidate, current: &Candidate) -> bool {
+fn clearly_better(best: &Candidate, current: &Candidate, carried: bool) -> bool {
     let (Some(best_rtt), answers) = (best.rtt(), best.answers()) else { return false };
     let current_rtt = current.rtt().unwrap_or(Duration::MAX);
-    if best.kind.rank() < current.kind.rank() {
+    if current.kind.is_carrier() && !best.is_believed() {
+        return false;
+    }
+    let (best_rank, current_rank) = (best.rank(carried), current.rank(carried));
+    if best_rank < current_rank {
         return best_rtt <= current_rtt.saturating_add(current_rtt / 2).saturating_add(DIRECT_BONUS);
     }
-    best.kind.rank() == current.kind.rank()
+    best_rank == current_rank
         && answers >= 3
         && best_rtt * 4 < current_rtt.saturating_mul(3)
         && current_rtt - best_rtt > LEAST_GAIN
 }
 
+#[cfg(test)]
+mod carrier_tests;
 #[cfg(test)]
 mod tests;

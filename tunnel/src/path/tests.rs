@@ -10,31 +10,31 @@ use crate::status::DirectKind;
 
 const PUNCHED: Kind = Kind::Direct(DirectKind::Punched);
 const LAN: Kind = Kind::Direct(DirectKind::Lan);
-const IDLE: Flow = Flow { sending: false, unanswered: Duration::ZERO };
-const FLOWS: Flow = Flow { sending: true, unanswered: Duration::ZERO };
+pub(super) const IDLE: Flow = Flow { sending: false, unanswered: Duration::ZERO };
+pub(super) const FLOWS: Flow = Flow { sending: true, unanswered: Duration::ZERO };
 
-fn direct(port: u16) -> RouteKey {
+pub(super) fn direct(port: u16) -> RouteKey {
     RouteKey::Direct(SocketAddr::from(([192, 0, 2, 1], port)))
 }
 
-fn ms(count: u64) -> Duration {
+pub(super) fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
 }
 
 /// A peer that answers on the routes of `answers` after `rtt`, simulated from the one end.
-struct World {
+pub(super) struct World {
     start: Instant,
-    now: Instant,
-    paths: Paths,
+    pub(super) now: Instant,
+    pub(super) paths: Paths,
     rtt: Vec<(RouteKey, Duration)>,
-    flow: Flow,
+    pub(super) flow: Flow,
     pending: Vec<(Instant, RouteKey, u64)>,
-    probes: usize,
-    used: Vec<(Duration, RouteKey)>,
+    pub(super) probes: usize,
+    pub(super) used: Vec<(Duration, RouteKey)>,
 }
 
 impl World {
-    fn new(flow: Flow) -> Self {
+    pub(super) fn new(flow: Flow) -> Self {
         let now = Instant::now();
         let mut paths = Paths::new(true, 1);
         paths.set_demand(now, Demand::Active);
@@ -50,12 +50,12 @@ impl World {
         }
     }
 
-    fn answer(&mut self, route: RouteKey, rtt: Option<Duration>) {
+    pub(super) fn answer(&mut self, route: RouteKey, rtt: Option<Duration>) {
         self.rtt.retain(|(known, _)| *known != route);
         self.rtt.extend(rtt.map(|rtt| (route, rtt)));
     }
 
-    fn run(&mut self, time: Duration) {
+    pub(super) fn run(&mut self, time: Duration) {
         let end = self.now + time;
         while self.now < end {
             for (_, route, id) in self.pending.extract_if(.., |(at, ..)| *at <= self.now).collect::<Vec<_>>()
@@ -77,7 +77,7 @@ impl World {
         }
     }
 
-    fn active(&self) -> Option<RouteKey> {
+    pub(super) fn active(&self) -> Option<RouteKey> {
         self.paths.current().map(|candidate| candidate.route)
     }
 }

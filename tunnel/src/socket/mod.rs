@@ -5,6 +5,7 @@
 //! UDP ─class─┤ QUIC, libp2p mark ──> queue of the libp2p endpoint, addresses as they are
 //!            ├ forwarder data, down ──> header off, then as above; up ──> sent on at once (relays)
 //!            └ other frames ──> queue of the engine
+//! carrier ─────> the same four ways ([`crate::carrier`])
 //! ```
 //!
 //! The raw endpoint's driver does the receiving: Service traffic reaches it where the kernel put it, and what is

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use libp2p::PeerId;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -14,8 +15,10 @@ use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 
 use super::address::canonical;
+use super::classify::Class;
 use super::table::{Route, Session, Table, is_virtual};
 use super::waiting::{Early, Left};
+use crate::carrier::address::is_carrier;
 use crate::metrics::Metrics;
 use crate::wire::frame::DATA_HEADER;
 
@@ -137,11 +140,31 @@ impl Mux {
     }
 
     pub(super) fn transmit(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        if is_carrier(&transmit.destination) {
+            self.carry(transmit);
+            return Ok(());
+        }
         let unreachable = self.local.is_ipv4() && transmit.destination.is_ipv6();
         if unreachable || self.shut.load(Ordering::Relaxed) {
             return Ok(());
         }
         self.io.try_io(Interest::WRITABLE, || self.state.send((&self.io).into(), transmit))
+    }
+
+    /// Queues packets or frames for the carrier that their destination stands for; a full one drops.
+    fn carry(&self, transmit: &Transmit<'_>) {
+        let Some(carrier) = self.table.carrier(&transmit.destination) else {
+            return self.metrics.dropped("carrier gone");
+        };
+        if self.shut.load(Ordering::Relaxed) {
+            return;
+        }
+        let stride = transmit.segment_size.unwrap_or(transmit.contents.len());
+        let urgent = Class::of(transmit.contents) == Class::Control;
+        let dropped = carrier.queue.push(Instant::now(), transmit.contents, stride, urgent);
+        if dropped > 0 {
+            self.metrics.carrier_full(dropped);
+        }
     }
 
     /// Sends QUIC packets of the raw endpoint.

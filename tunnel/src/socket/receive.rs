@@ -13,6 +13,8 @@ use super::address::{as_v6, canonical};
 use super::classify::{Class, Mark};
 use super::mux::{Inbound, Mux, Source};
 use super::table::{PeerSlot, Route, Session};
+use crate::carrier::Carrier;
+use crate::carrier::address::is_carrier;
 use crate::wire::frame::{Control, DATA_HEADER, DataHeader, MAX_CONTROL};
 
 /// Longest datagram that one system call may carry.
@@ -41,6 +43,10 @@ impl Mux {
         let clock = self.table.clock();
         let mut kept = 0;
         for index in 0..received {
+            if is_carrier(&meta[index].addr) {
+                // No host has this address.
+                continue;
+            }
             if self.sort(&mut bufs[index], &mut meta[index], clock) {
                 bufs.swap(kept, index);
                 meta.swap(kept, index);
@@ -48,6 +54,23 @@ impl Mux {
             }
         }
         Poll::Ready(Ok(kept))
+    }
+
+    /// Takes frames of `stride` bytes that a carrier brought, the last perhaps shorter. False if the endpoint has more
+    /// of them waiting than it should.
+    pub(crate) fn carried(&self, carrier: &Carrier, batch: &mut [u8], stride: usize) -> bool {
+        let raw = |packet| Class::of(packet) == Class::Quic(Mark::Raw);
+        if carrier.peer.is_none() && !batch.chunks(stride.max(1)).all(raw) {
+            // Who may only join has no use for frames.
+            self.metrics.dropped("no packet of ours");
+            return true;
+        }
+        let mut meta = RecvMeta { addr: carrier.address, len: batch.len(), stride, ecn: None, dst_ip: None };
+        if self.sort(batch, &mut meta, self.table.clock()) {
+            self.leave_batch(meta.addr, meta.ecn, &batch[..meta.len], meta.stride);
+        }
+        self.left.wake();
+        !self.left.is_crowded()
     }
 
     /// Whether the whole buffer is for the raw endpoint, translated in place; else its packets go their ways.
@@ -71,7 +94,7 @@ impl Mux {
                     self.leave(meta.addr, meta.ecn, packet);
                 }
                 Class::Quic(Mark::Libp2p) => {
-                    if !self.libp2p.push(as_v6(meta.addr), meta.ecn, packet) {
+                    if !self.libp2p.push(as_v6(meta.addr), meta.ecn, packet, packet.len()) {
                         self.metrics.dropped("endpoint busy");
                     }
                     self.libp2p.wake();
@@ -270,7 +293,11 @@ impl Mux {
     }
 
     fn leave(&self, from: SocketAddr, ecn: Option<EcnCodepoint>, packet: &[u8]) {
-        if !self.left.push(from, ecn, packet) {
+        self.leave_batch(from, ecn, packet, packet.len());
+    }
+
+    fn leave_batch(&self, from: SocketAddr, ecn: Option<EcnCodepoint>, packets: &[u8], stride: usize) {
+        if !self.left.push(from, ecn, packets, stride) {
             self.metrics.dropped("endpoint busy");
         }
     }

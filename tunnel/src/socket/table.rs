@@ -10,6 +10,8 @@ use aws_lc_rs::digest;
 use libp2p::PeerId;
 
 use super::shards::Shards;
+use crate::carrier::Carrier;
+use crate::carrier::address::is_carrier;
 use crate::forwarder::Forward;
 use crate::status::DirectKind;
 use crate::wire::frame::DataHeader;
@@ -138,6 +140,8 @@ pub(crate) struct Table {
     start: Instant,
     by_virtual: Shards<SocketAddr, Arc<PeerSlot>>,
     by_address: Shards<SocketAddr, Arc<PeerSlot>>,
+    /// Carriers by what stands for them.
+    carriers: Shards<SocketAddr, Arc<Carrier>>,
     /// Own sessions, by relay (its virtual address) and number.
     sessions: Shards<(SocketAddr, u32), Arc<Session>>,
     /// Sessions that this node forwards as a relay.
@@ -150,6 +154,7 @@ impl Table {
             start: Instant::now(),
             by_virtual: Shards::default(),
             by_address: Shards::default(),
+            carriers: Shards::default(),
             sessions: Shards::default(),
             forwards: Shards::default(),
         }
@@ -183,6 +188,19 @@ impl Table {
         if self.by_address.get(&address).is_some_and(|bound| Arc::ptr_eq(&bound, slot)) {
             self.by_address.remove(&address);
         }
+    }
+
+    /// The carrier that `address` stands for, while it is up.
+    pub(crate) fn carrier(&self, address: &SocketAddr) -> Option<Arc<Carrier>> {
+        is_carrier(address).then(|| self.carriers.get(address)).flatten()
+    }
+
+    pub(crate) fn add_carrier(&self, carrier: &Arc<Carrier>) {
+        self.carriers.insert(carrier.address, carrier.clone());
+    }
+
+    pub(crate) fn remove_carrier(&self, address: &SocketAddr) {
+        self.carriers.remove(address);
     }
 
     pub(crate) fn session(&self, relay: &PeerSlot, id: u32) -> Option<Arc<Session>> {

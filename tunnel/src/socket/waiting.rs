@@ -10,37 +10,53 @@ use std::task::Context;
 use futures::task::AtomicWaker;
 use quinn::udp::{EcnCodepoint, RecvMeta};
 
-/// Packets that wait for an endpoint; more are dropped.
-const MAX_LEFT: usize = 4096;
+/// Bytes that wait for an endpoint; more are dropped.
+const MAX_LEFT: usize = 6 << 20;
+/// Bytes that should not be exceeded by who can wait.
+const CROWDED: usize = 2 << 20;
 /// Frames that wait for their session: what a dialling peer sends in the moment in which the engine takes up
 /// what the relay says of it.
 const MAX_EARLY: usize = 64;
 
+/// Packets of one source and length, the last perhaps shorter.
 #[derive(Debug)]
-struct Packet {
+struct Batch {
     from: SocketAddr,
     ecn: Option<EcnCodepoint>,
     bytes: Vec<u8>,
+    stride: usize,
 }
 
-/// A queue of copied packets for an endpoint, which is woken for them.
+/// A queue of copied batches for an endpoint, which is woken for them.
 #[derive(Debug, Default)]
 pub(super) struct Left {
-    packets: Mutex<VecDeque<Packet>>,
-    count: AtomicUsize,
+    batches: Mutex<VecDeque<Batch>>,
+    /// Bytes in all of them.
+    bytes: AtomicUsize,
     endpoint: AtomicWaker,
 }
 
 impl Left {
-    /// Queues a packet; false if the queue is full.
-    pub(super) fn push(&self, from: SocketAddr, ecn: Option<EcnCodepoint>, packet: &[u8]) -> bool {
-        let mut packets = self.packets.lock().unwrap_or_else(PoisonError::into_inner);
-        if packets.len() >= MAX_LEFT {
+    /// Queues packets of `stride` bytes, the last perhaps shorter; false if the queue is full.
+    pub(super) fn push(
+        &self,
+        from: SocketAddr,
+        ecn: Option<EcnCodepoint>,
+        packets: &[u8],
+        stride: usize,
+    ) -> bool {
+        let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.bytes.load(Ordering::Relaxed) + packets.len() > MAX_LEFT {
             return false;
         }
-        packets.push_back(Packet { from, ecn, bytes: packet.to_vec() });
-        self.count.store(packets.len(), Ordering::Release);
+        batches.push_back(Batch { from, ecn, bytes: packets.to_vec(), stride });
+        self.bytes.fetch_add(packets.len(), Ordering::Release);
         true
+    }
+
+    /// Whether whoever can wait should.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.bytes.load(Ordering::Relaxed) > CROWDED
     }
 
     pub(super) fn wake(&self) {
@@ -53,20 +69,25 @@ impl Left {
 
     /// Moves packets into `bufs`; `None` if there are none.
     pub(super) fn take(&self, bufs: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> Option<usize> {
-        if self.count.load(Ordering::Acquire) == 0 {
+        if self.bytes.load(Ordering::Acquire) == 0 {
             return None;
         }
-        let mut packets = self.packets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
         let mut count = 0;
         while count < bufs.len().min(meta.len()) {
-            let Some(packet) = packets.pop_front() else { break };
-            let length = packet.bytes.len().min(bufs[count].len());
-            bufs[count][..length].copy_from_slice(&packet.bytes[..length]);
-            meta[count] =
-                RecvMeta { addr: packet.from, len: length, stride: length, ecn: packet.ecn, dst_ip: None };
+            let Some(batch) = batches.pop_front() else { break };
+            let length = batch.bytes.len().min(bufs[count].len());
+            bufs[count][..length].copy_from_slice(&batch.bytes[..length]);
+            meta[count] = RecvMeta {
+                addr: batch.from,
+                len: length,
+                stride: batch.stride,
+                ecn: batch.ecn,
+                dst_ip: None,
+            };
+            self.bytes.fetch_sub(batch.bytes.len(), Ordering::Release);
             count += 1;
         }
-        self.count.store(packets.len(), Ordering::Release);
         (count > 0).then_some(count)
     }
 }

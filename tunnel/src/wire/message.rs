@@ -16,6 +16,7 @@ const CANDIDATES: u8 = 3;
 const OPEN: u8 = 4;
 const SESSION: u8 = 5;
 const REFUSED: u8 = 6;
+const ATTACH: u8 = 7;
 
 /// Flag of a probe: the sender's traffic uses this path.
 const IN_USE: u8 = 0x01;
@@ -76,6 +77,11 @@ pub enum Message {
         peer: PublicKey,
         /// Why.
         reason: Refusal,
+    },
+    /// To a relay, first in a WebSocket: this carrier is the sender's.
+    Attach {
+        /// What the relay sent ahead, so that it can be said once only.
+        challenge: [u8; 16],
     },
 }
 
@@ -148,6 +154,10 @@ impl Message {
                 out.extend_from_slice(peer);
                 out.push(reason.code());
             }
+            Message::Attach { challenge } => {
+                out.push(ATTACH);
+                out.extend_from_slice(challenge);
+            }
         }
     }
 
@@ -179,6 +189,7 @@ impl Message {
                 };
                 Message::Refused { peer, reason }
             }
+            ATTACH => Message::Attach { challenge: reader.array()? },
             kind => return Err(FrameError::Kind(kind)),
         };
         reader.end()?;

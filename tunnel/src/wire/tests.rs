@@ -33,6 +33,7 @@ fn message() -> impl Strategy<Value = Message> {
             }
         ),
         (any::<[u8; 32]>(), reason).prop_map(|(peer, reason)| Message::Refused { peer, reason }),
+        any::<[u8; 16]>().prop_map(|challenge| Message::Attach { challenge }),
     ]
 }
 

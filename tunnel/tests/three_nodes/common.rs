@@ -8,7 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use edgeloom_model::{NodeName, Site};
 use edgeloom_tunnel::identity::{Authority, Claims, Identity, Role, Trust};
-use edgeloom_tunnel::{Accepted, Alpn, Config, Path, Peer, PeerId, PeerStatus, RelayPeer, Stream, Tunnel};
+use edgeloom_tunnel::{
+    Accepted, Alpn, Carriers, Config, Path, Peer, PeerId, PeerStatus, RelayPeer, Stream, Tunnel,
+};
 use prometheus::Registry;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
@@ -169,6 +171,7 @@ pub(crate) struct Relay {
     pub(crate) address: SocketAddr,
     pub(crate) state_dir: Option<PathBuf>,
     pub(crate) libp2p: bool,
+    pub(crate) carriers: Carriers,
 }
 
 impl Relay {
@@ -181,18 +184,31 @@ impl Relay {
             address,
             state_dir: None,
             libp2p: false,
+            carriers: Carriers::default(),
         }
     }
 
     pub(crate) async fn start(&self, cluster: &Cluster) -> Node {
         let state_dir = self.state_dir.clone();
-        let config =
-            Config { listen: self.address, relay: true, libp2p: self.libp2p, state_dir, ..Config::default() };
+        let config = Config {
+            listen: self.address,
+            relay: true,
+            libp2p: self.libp2p,
+            state_dir,
+            carriers: self.carriers.clone(),
+            ..Config::default()
+        };
         cluster.node_with("relay", self.identity.clone(), config).await
     }
 }
 
-/// An address that was free a moment ago.
+/// An address that was free a moment ago, for UDP and TCP.
 pub(crate) fn free_address() -> SocketAddr {
-    std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    loop {
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = tcp.local_addr().unwrap();
+        if std::net::UdpSocket::bind(address).is_ok() {
+            return address;
+        }
+    }
 }

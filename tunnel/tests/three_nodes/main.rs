@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+mod carriers;
 mod common;
+mod middlebox;
 
 use std::time::{Duration, Instant};
 
