@@ -98,7 +98,7 @@ impl Tunnel {
         let exclude: Arc<[String]> = config.exclude_interfaces.clone().into();
         let (libp2p, serve) = (config.libp2p, config.relay);
         let carriers = Arc::new(config.carriers.clone());
-        let serves = Serves { relay: serve, join: config.serve_join };
+        let serves = Serves { relay: serve, join: config.serve_join, any_port: config.listen.port() == 0 };
         let engine =
             Handle::new(config, guard.clone(), key, mux.clone(), connections.clone(), metrics.clone(), store);
         if libp2p {
@@ -231,6 +231,8 @@ impl Tunnel {
 struct Serves {
     relay: bool,
     join: bool,
+    /// On whatever port was free for UDP: nobody expects TCP there.
+    any_port: bool,
 }
 
 /// Takes carriers where this node serves others, and dials them where it needs them.
@@ -256,8 +258,11 @@ fn start_carriers(
         let failed = |address| move |source| Error::ListenTcp { address, source };
         if config.listen {
             let address = mux.local_address();
-            let listener = Listener::tls(address, settings()).map_err(failed(address))?;
-            tasks.spawn(listener.run(stop.clone()));
+            match Listener::tls(address, settings()) {
+                Ok(listener) => drop(tasks.spawn(listener.run(stop.clone()))),
+                Err(error) if serves.any_port => tracing::debug!(%address, %error, "no carriers are taken"),
+                Err(error) => return Err(failed(address)(error)),
+            }
         }
         if let Some(address) = config.websocket_listen {
             let listener = Listener::websocket(address, settings()).map_err(failed(address))?;
