@@ -54,8 +54,13 @@ pub struct Embedded {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct Overlay {
-    /// UDP address and port.
+    /// UDP address and port; TCP at the same port takes nodes whose UDP is blocked.
     pub listen: SocketAddr,
+    /// Whether TCP at that port is taken.
+    pub carriers: bool,
+    /// Where WebSockets over TLS are taken, for nodes from which only HTTPS leads outside, such as `[::]:443`. Nodes
+    /// dial port 443 unless they are told otherwise.
+    pub websocket: Option<SocketAddr>,
     /// Whether this control relays between nodes that find no direct path.
     pub relay: bool,
 }
@@ -139,7 +144,7 @@ impl Default for Embedded {
 
 impl Default for Overlay {
     fn default() -> Self {
-        Self { listen: any(names::OVERLAY_PORT), relay: true }
+        Self { listen: any(names::OVERLAY_PORT), carriers: true, websocket: None, relay: true }
     }
 }
 

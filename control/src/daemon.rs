@@ -78,6 +78,11 @@ impl Control {
         let overlay = edgeloom_tunnel::Config {
             listen: config.overlay.listen,
             relay: config.overlay.relay,
+            carriers: edgeloom_tunnel::Carriers {
+                listen: config.overlay.carriers,
+                websocket_listen: config.overlay.websocket,
+                ..edgeloom_tunnel::Carriers::default()
+            },
             serve_join: true,
             state_dir: Some(config.state_dir.join("overlay")),
             ..edgeloom_tunnel::Config::default()

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use edgeloom_api::names;
 use edgeloom_mesh::config::Settings as MeshSettings;
+use edgeloom_mesh::uplink::Carriers;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +57,8 @@ pub struct Control {
 pub struct Overlay {
     /// UDP address and port.
     pub listen: SocketAddr,
+    /// What is done where UDP is blocked.
+    pub carriers: Carriers,
     /// Whether to look for direct paths; otherwise everything goes through relays.
     pub direct: bool,
     /// Interfaces whose addresses are never told to peers; a trailing `*` matches any ending.
@@ -148,7 +151,7 @@ impl Default for Control {
 impl Default for Overlay {
     fn default() -> Self {
         let listen = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), names::OVERLAY_PORT);
-        Self { listen, direct: true, exclude_interfaces: Vec::new() }
+        Self { listen, carriers: Carriers::default(), direct: true, exclude_interfaces: Vec::new() }
     }
 }
 

@@ -182,6 +182,7 @@ impl Overlay {
         let trust = membership.trust_with(&metastore).map_err(|error| Error::Trust(error.to_string()))?;
         let settings = edgeloom_tunnel::Config {
             listen: config.overlay.listen,
+            carriers: config.overlay.carriers.settings(),
             direct: config.overlay.direct,
             exclude_interfaces: config.overlay.exclude_interfaces.clone(),
             relays: membership.relays_with(&metastore),

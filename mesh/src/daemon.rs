@@ -34,6 +34,7 @@ use tokio_util::task::TaskTracker;
 use crate::agent::{Agent, AgentConfig, AgentError};
 use crate::config::Settings;
 use crate::ops::{self, Readiness};
+use crate::uplink::Carriers;
 use crate::{admin, ops::ListenError};
 
 /// Name of the daemon, of its configuration and of its socket.
@@ -82,6 +83,8 @@ pub struct Control {
 pub struct Overlay {
     /// UDP address and port.
     pub listen: SocketAddr,
+    /// What is done where UDP is blocked.
+    pub carriers: Carriers,
     /// Whether to look for direct paths; otherwise everything goes through relays.
     pub direct: bool,
     /// Interfaces whose addresses are never told to peers; a trailing `*` matches any ending.
@@ -121,7 +124,7 @@ impl Default for Control {
 impl Default for Overlay {
     fn default() -> Self {
         let listen = SocketAddr::from((Ipv6Addr::UNSPECIFIED, names::OVERLAY_PORT));
-        Self { listen, direct: true, exclude_interfaces: Vec::new() }
+        Self { listen, carriers: Carriers::default(), direct: true, exclude_interfaces: Vec::new() }
     }
 }
 
@@ -240,6 +243,7 @@ impl Node {
         let trust = membership.trust_with(&store).map_err(|error| Error::Trust(error.to_string()))?;
         let settings = edgeloom_tunnel::Config {
             listen: config.overlay.listen,
+            carriers: config.overlay.carriers.settings(),
             direct: config.overlay.direct,
             exclude_interfaces: config.overlay.exclude_interfaces.clone(),
             relays: membership.relays_with(&store),

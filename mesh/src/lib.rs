@@ -17,6 +17,7 @@ pub mod proxy;
 pub mod render;
 pub mod snapshot;
 mod steer;
+pub mod uplink;
 pub mod wire;
 
 pub use agent::{Agent, AgentConfig, AgentError};

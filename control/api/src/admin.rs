@@ -120,6 +120,9 @@ pub struct Peer {
     pub connected: bool,
     /// The path in use.
     pub path: Path,
+    /// `tcp` or `wss` where this node's packets to it leave over TCP, because UDP is blocked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub carrier: Option<String>,
     /// Smoothed round trip time of the path, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rtt_ms: Option<f64>,
@@ -142,7 +145,7 @@ pub enum Path {
     Direct {
         /// Address and port of the peer as seen from here.
         address: String,
-        /// `lan`, `public` or `punched`.
+        /// `lan`, `public` or `punched`; `tcp` or `wss` between a relay and a node whose UDP is blocked.
         by: String,
     },
     /// Through a relay.
@@ -155,7 +158,7 @@ pub enum Path {
 }
 
 impl Path {
-    /// The kind of path in a word: `lan`, `public`, `punched`, `relayed` or `none`.
+    /// The kind of path in a word: `lan`, `public`, `punched`, `tcp`, `wss`, `relayed` or `none`.
     pub fn word(&self) -> &str {
         match self {
             Self::Direct { by, .. } => by,
@@ -346,6 +349,7 @@ mod tests {
             peer_id: "12D3Koo".to_owned(),
             connected: true,
             path: Path::Direct { address: "203.0.113.22:20006".to_owned(), by: "punched".to_owned() },
+            carrier: None,
             rtt_ms: Some(20.5),
             loss: 0.0,
             sent_bytes: 1,

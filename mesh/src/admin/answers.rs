@@ -21,6 +21,7 @@ pub(super) fn peers(snapshot: &Snapshot, known: &[PeerStatus]) -> Vec<(PeerId, a
             peer_id: member.peer.to_string(),
             connected: status.is_some_and(|status| status.connected),
             path: status.map_or(admin::Path::None, |status| path(&status.path, snapshot)),
+            carrier: status.and_then(|status| status.carrier).map(|carrier| carrier.as_str().to_owned()),
             rtt_ms: status.and_then(|status| status.rtt).map(|rtt| rtt.as_secs_f64() * 1000.0),
             loss: status.map_or(0.0, |status| status.loss),
             sent_bytes: status.map_or(0, |status| status.sent_bytes),
@@ -167,6 +168,7 @@ mod tests {
             node: None,
             site: None,
             path,
+            carrier: matches!(path, Path::Relayed { .. }).then_some(DirectKind::Tcp),
             rtt: Some(Duration::from_micros(20_500)),
             loss: 0.1,
             sent_bytes: 7,
@@ -177,6 +179,7 @@ mod tests {
         assert_eq!(seen.len(), 2, "not the own node");
         let (_, b1) = &seen[0];
         assert_eq!((b1.node.as_str(), b1.path.word(), b1.path.via()), ("b1", "relayed", "cloud"));
+        assert_eq!(b1.carrier.as_deref(), Some("tcp"));
         assert_eq!((b1.rtt_ms, b1.sent_bytes, b1.connected), (Some(20.5), 7, true));
         let addr = "203.0.113.22:20006".parse().unwrap();
         let seen = peers(&snapshot, &[status(Path::Direct { addr, kind: DirectKind::Punched })]);

@@ -73,12 +73,17 @@ fn table<'a>(peers: impl Iterator<Item = (Option<&'a str>, &'a Peer)>) -> Result
 fn cells(peer: &Peer) -> [Cell; 9] {
     let in_use = peer.path != Path::None;
     let tone = match peer.path {
-        Path::Direct { .. } => Tone::Good,
+        Path::Direct { .. } if peer.carrier.is_none() => Tone::Good,
+        Path::Direct { .. } => Tone::Warning,
         Path::Relayed { .. } => Tone::Warning,
         Path::None => Tone::Plain,
     };
     let loss = if in_use { format!("{:.0}%", peer.loss * 100.0) } else { "-".to_owned() };
-    let via = if in_use { peer.path.via() } else { "-" };
+    let via = match (&peer.path, &peer.carrier) {
+        (Path::None, _) => "-".to_owned(),
+        (Path::Relayed { relay }, Some(carrier)) => format!("{relay}, over {carrier}"),
+        (path, _) => path.via().to_owned(),
+    };
     [
         peer.node.as_str().into(),
         peer.site.as_str().into(),
