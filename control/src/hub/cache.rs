@@ -4,6 +4,8 @@
 //! ([`Cache::desired`]) and is told through its [`Dirty`] which keys changed for it. The tables are behind one
 //! lock that is held for the change of one object.
 
+mod neighbours;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
@@ -14,6 +16,8 @@ use edgeloom_api::v1alpha1::EdgeNodeSpec;
 use serde::Deserialize as _;
 use serde_json::Value;
 use tokio::sync::watch;
+
+use neighbours::Neighbours;
 
 use super::dirty::Dirty;
 use super::selection::{PodFacts, SHARED, WATCHED};
@@ -86,6 +90,7 @@ struct Tables {
     pods: HashMap<String, BTreeSet<Key>>,
     /// Who uses a ConfigMap or Secret: node, and by how many pods.
     users: HashMap<Key, HashMap<String, usize>>,
+    neighbours: Neighbours,
 }
 
 impl Default for Cache {
@@ -125,19 +130,13 @@ impl Cache {
         let mut followers = self.followers();
         match told {
             Told::Nobody => {}
-            Told::Everybody => {
+            Told::Everybody(nodes) => {
                 for dirty in followers.values_mut().flat_map(live) {
                     dirty.mark(key.clone());
                 }
+                mark(&mut followers, nodes);
             }
-            Told::Nodes(nodes) => {
-                for (node, keys) in nodes {
-                    let Some(those) = followers.get_mut(&node) else { continue };
-                    for dirty in live(those) {
-                        keys.iter().for_each(|key| dirty.mark(key.clone()));
-                    }
-                }
-            }
+            Told::Nodes(nodes) => mark(&mut followers, nodes),
         }
         followers.retain(|_, those| !those.is_empty());
         drop(followers);
@@ -170,7 +169,10 @@ impl Cache {
     pub(super) fn needed(&self, node: &str, key: &Key) -> Option<Arc<Entry>> {
         let tables = self.read();
         let entry = tables.objects.get(key)?;
-        tables.needs(node, key, entry).then(|| Arc::clone(entry))
+        if tables.needs(node, key, entry) {
+            return Some(Arc::clone(entry));
+        }
+        tables.neighbours.get(node, &key.name).filter(|_| key.is(&NODE)).cloned()
     }
 
     /// All that `node` needs of `kinds`, in the order of keys.
@@ -189,10 +191,14 @@ impl Cache {
         let own = Key::new(&NODE, "", node);
         keys.insert(&own);
         let version = |key: &Key| tables.objects.get(key).map(|entry| entry.version.clone());
-        keys.into_iter()
-            .filter(|key| kinds.contains(&key.kind))
+        let mut desired: Vec<(Key, Version)> = keys
+            .into_iter()
             .filter_map(|key| Some((key.clone(), version(key)?)))
-            .collect()
+            .chain(tables.neighbours.of(node))
+            .filter(|(key, _)| kinds.contains(&key.kind))
+            .collect();
+        desired.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        desired
     }
 
     /// The pod, whoever it belongs to.
@@ -269,10 +275,20 @@ fn live(followers: &mut Vec<Weak<Dirty>>) -> Vec<Arc<Dirty>> {
     followers.iter().filter_map(Weak::upgrade).collect()
 }
 
+fn mark(followers: &mut HashMap<String, Vec<Weak<Dirty>>>, nodes: HashMap<String, BTreeSet<Key>>) {
+    for (node, keys) in nodes {
+        let Some(those) = followers.get_mut(&node) else { continue };
+        for dirty in live(those) {
+            keys.iter().for_each(|key| dirty.mark(key.clone()));
+        }
+    }
+}
+
 /// Whom a change concerns.
 enum Told {
     Nobody,
-    Everybody,
+    /// All, and some of them in other objects too.
+    Everybody(HashMap<String, BTreeSet<Key>>),
     Nodes(HashMap<String, BTreeSet<Key>>),
 }
 
@@ -293,8 +309,15 @@ impl Tables {
             return Told::Nobody;
         }
         if SHARED.iter().any(|kind| key.is(kind)) {
-            return Told::Everybody;
+            let site = match new.as_deref().map(|entry| &entry.facts) {
+                Some(Facts::EdgeNode(spec)) if !spec.revoked => Some(spec.site.as_str()),
+                _ => None,
+            };
+            let is_member = key.is(&EDGE_NODE);
+            let looks = is_member.then(|| self.neighbours.set_site(&key.name, site));
+            return Told::Everybody(looks.unwrap_or_default());
         }
+        let now = new.clone();
         let old = old.as_deref().and_then(Entry::pod);
         let new = new.as_deref().and_then(Entry::pod);
         if old.is_some() || new.is_some() {
@@ -302,7 +325,11 @@ impl Tables {
         }
         let nodes: Vec<String> = match self.users.get(key) {
             Some(users) => users.keys().cloned().collect(),
-            None if key.is(&NODE) => vec![key.name.clone()],
+            None if key.is(&NODE) => {
+                let mut nodes = self.neighbours.set_node(&key.name, now.as_deref());
+                nodes.push(key.name.clone());
+                nodes
+            }
             None => Vec::new(),
         };
         Told::Nodes(nodes.into_iter().map(|node| (node, BTreeSet::from([key.clone()]))).collect())

@@ -1,7 +1,8 @@
 //! What a node needs of the cluster's objects. Pure.
 //!
-//! Every node needs all Services, EndpointSlices, EdgeNodes and Revocations; its own Node; the pods on it; and the ConfigMaps
-//! and Secrets that those pods use, with the cluster's CA for their service-account mounts.
+//! Every node needs all Services, EndpointSlices, EdgeNodes and Revocations; its own Node, and a little of the Nodes
+//! of its site; the pods on it; and the ConfigMaps and Secrets that those pods use, with the cluster's CA for their
+//! service-account mounts.
 
 use std::collections::BTreeSet;
 

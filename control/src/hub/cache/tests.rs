@@ -124,3 +124,69 @@ fn members_are_told_of() {
     assert!(cache.edge_node("a").unwrap().revoked);
     assert_eq!(cache.edge_nodes().len(), 1);
 }
+
+fn member(cache: &Cache, name: &str, version: u32, site: &str) {
+    let spec = json!({"peerId": name, "site": site, "nodeUid": "u", "roles": ["edge"]});
+    put(cache, &EDGE_NODE, name, version, spec);
+}
+
+fn node(cache: &Cache, name: &str, version: u32, address: &str, heartbeat: u32) {
+    let object = json!({
+        "metadata": {"name": name, "uid": name, "resourceVersion": version.to_string(),
+                     "annotations": {"edgeloom.io/site-address": address, "secret": "x"}},
+        "spec": {"podCIDRs": [format!("10.244.{}.0/24", name.len())]},
+        "status": {"conditions": [{"lastHeartbeatTime": heartbeat}]}});
+    let (key, entry) = Entry::of(&NODE, object).unwrap();
+    cache.apply(key, Some(entry));
+}
+
+fn nodes(cache: &Cache, of: &str) -> Vec<String> {
+    let kinds = BTreeSet::from([NODE.to_string()]);
+    cache.desired(of, &kinds).into_iter().map(|(key, _)| key.name).collect()
+}
+
+#[test]
+fn nodes_of_one_site_are_told_where_each_other_is_and_nobody_else() {
+    let cache = Cache::default();
+    for (name, site) in [("a1", "a"), ("a2", "a"), ("b1", "b")] {
+        member(&cache, name, 1, site);
+        node(&cache, name, 2, "192.168.10.5", 0);
+    }
+    assert_eq!(nodes(&cache, "a1"), ["a1", "a2"]);
+    assert_eq!(nodes(&cache, "b1"), ["b1"]);
+    let key = Key::new(&NODE, "", "a2");
+    let whole: Value = serde_json::from_slice(&cache.needed("a2", &key).unwrap().json).unwrap();
+    assert!(whole["status"]["conditions"].is_array());
+    let entry = cache.needed("a1", &key).unwrap();
+    let cut: Value = serde_json::from_slice(&entry.json).unwrap();
+    assert_eq!(cut["metadata"]["annotations"], json!({"edgeloom.io/site-address": "192.168.10.5"}));
+    assert_eq!((&cut["spec"]["podCIDRs"][0], &cut["status"]), (&json!("10.244.2.0/24"), &Value::Null));
+    // The edge compares by what the object itself says.
+    assert_eq!(Key::of(&cut).unwrap().2, entry.version);
+    assert!(cache.needed("b1", &key).is_none());
+}
+
+#[test]
+fn neighbours_hear_of_a_new_address_and_of_who_comes_and_goes_but_not_of_heartbeats() {
+    let cache = Cache::default();
+    for name in ["a1", "a2"] {
+        member(&cache, name, 1, "a");
+        node(&cache, name, 2, "192.168.10.5", 0);
+    }
+    let (a1, a2) = (cache.follow("a1"), cache.follow("a2"));
+    node(&cache, "a2", 3, "192.168.10.5", 1);
+    assert_eq!((marked(&a1), marked(&a2)), (vec![], vec!["a2".to_owned()]));
+    node(&cache, "a2", 4, "192.168.10.6", 1);
+    assert_eq!(marked(&a1), ["a2"]);
+    // A node that joins is known by its Node first.
+    node(&cache, "a3", 5, "192.168.10.7", 0);
+    assert!(marked(&a1).is_empty());
+    member(&cache, "a3", 6, "a");
+    assert_eq!(marked(&a1), ["a3", "a3"], "the member and its Node");
+    assert_eq!(nodes(&cache, "a1"), ["a1", "a2", "a3"]);
+    member(&cache, "a3", 7, "b");
+    assert_eq!(marked(&a1), ["a3", "a3"]);
+    assert_eq!(nodes(&cache, "a1"), ["a1", "a2"]);
+    cache.apply(Key::new(&NODE, "", "a2"), None);
+    assert_eq!((marked(&a1), nodes(&cache, "a1")), (vec!["a2".to_owned()], vec!["a1".to_owned()]));
+}
