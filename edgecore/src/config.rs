@@ -1,11 +1,10 @@
 //! The configuration of `edgecore`: one YAML file, every field with a default.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use edgeloom_api::names;
-use edgeloom_mesh::config::Settings as MeshSettings;
-use edgeloom_mesh::uplink::Carriers;
+use edgeloom_mesh::config::{Control, Ops, Overlay, Settings as MeshSettings};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -37,32 +36,6 @@ pub struct Config {
     pub ops: Ops,
     /// How long running streams may go on after a stop was asked for, in seconds.
     pub drain_seconds: u64,
-}
-
-/// The control, and how to join it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
-pub struct Control {
-    /// Where it is: `HOST` or `HOST:PORT`; needed at the first start only.
-    pub addresses: Vec<String>,
-    /// Token of `meshctl token create --site SITE`; needed at the first start only.
-    pub token: Option<String>,
-    /// Give up joining a control that does not answer after so many seconds.
-    pub patience_seconds: u64,
-}
-
-/// The overlay's socket.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
-pub struct Overlay {
-    /// UDP address and port.
-    pub listen: SocketAddr,
-    /// What is done where UDP is blocked.
-    pub carriers: Carriers,
-    /// Whether to look for direct paths; otherwise everything goes through relays.
-    pub direct: bool,
-    /// Interfaces whose addresses are never told to peers; a trailing `*` matches any ending.
-    pub exclude_interfaces: Vec<String>,
 }
 
 /// The node's place at its site.
@@ -115,14 +88,6 @@ pub struct Network {
     pub cluster_cidrs: Vec<IpNet>,
 }
 
-/// Plain HTTP for operators.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
-pub struct Ops {
-    /// Where it listens.
-    pub listen: SocketAddr,
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -139,19 +104,6 @@ impl Default for Config {
             ops: Ops::default(),
             drain_seconds: 5,
         }
-    }
-}
-
-impl Default for Control {
-    fn default() -> Self {
-        Self { addresses: Vec::new(), token: None, patience_seconds: 120 }
-    }
-}
-
-impl Default for Overlay {
-    fn default() -> Self {
-        let listen = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), names::OVERLAY_PORT);
-        Self { listen, carriers: Carriers::default(), direct: true, exclude_interfaces: Vec::new() }
     }
 }
 
@@ -185,12 +137,6 @@ impl Default for Network {
                 IpNet::new_assert([0xfd00, 0x10, 0x244, 0, 0, 0, 0, 0].into(), 48),
             ],
         }
-    }
-}
-
-impl Default for Ops {
-    fn default() -> Self {
-        Self { listen: SocketAddr::new([127, 0, 0, 1].into(), names::OPS_PORT) }
     }
 }
 

@@ -1,15 +1,13 @@
 //! `edgecore`: configuration, logging, signals.
 
-use std::io::IsTerminal as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use edgecore::config::Config;
 use edgecore::{daemon, reset};
-use edgeloom_api::config::{Sources, load};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
+use edgeloom_mesh::program;
 
 /// An edge node of Edgeloom, in one process.
 ///
@@ -55,22 +53,20 @@ struct Run {
     /// Configuration file
     #[arg(long, default_value = CONFIG)]
     config: PathBuf,
-    /// Set a field of the configuration: path.to.field=value; can be repeated
-    #[arg(long, value_name = "FIELD=VALUE")]
-    set: Vec<String>,
-    /// Print the configuration in use, and end
-    #[arg(long)]
-    print_config: bool,
+    #[command(flatten)]
+    flags: program::Flags,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
+    program::log();
+    program::exit("edgecore", execute(cli))
+}
+
+fn execute(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Some(Command::Reset { config }) => {
-            let config = read(&config, &[])?;
+            let config: Config = program::read(&config, &[])?;
             for path in reset::reset(&config.state_dir).context("cannot reset the node")? {
                 println!("removed {}", path.display());
             }
@@ -81,43 +77,11 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn run(cli: &Run) -> anyhow::Result<()> {
-    let config = read(&cli.config, &cli.set)?;
-    if cli.print_config {
-        print!("{}", serde_yaml_ng::to_string(&config)?);
-        return Ok(());
+    let config: Config = program::read(&cli.config, &cli.flags.set)?;
+    if cli.flags.print_config {
+        return Ok(program::print(&config)?);
     }
     // Two threads carry what an edge node has to; each more costs memory.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(until_signal(config))
-}
-
-async fn until_signal(config: Config) -> anyhow::Result<()> {
-    let stop = CancellationToken::new();
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let running = Box::pin(daemon::run(config, stop.clone()));
-    tokio::pin!(running);
-    tokio::select! {
-        ended = &mut running => return ended.map_err(Into::into),
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    stop.cancel();
-    // A second signal does not wait for the drain.
-    tokio::select! {
-        ended = running => ended.map_err(Into::into),
-        _ = terminate.recv() => anyhow::bail!("stopped before the drain was over"),
-        _ = interrupt.recv() => anyhow::bail!("stopped before the drain was over"),
-    }
-}
-
-fn read(path: &Path, set: &[String]) -> anyhow::Result<Config> {
-    let name = path.display().to_string();
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => Some(text),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error).with_context(|| format!("reading {name}")),
-    };
-    let file = text.as_deref().map(|text| (name.as_str(), text));
-    Ok(load(&Sources { file, env: std::env::vars().collect(), set })?)
+    runtime.block_on(program::until_signal(async |stop| Ok(daemon::run(config, stop).await?)))
 }

@@ -1,12 +1,14 @@
-//! Settings of the mesh agent: the section `mesh` of a daemon's configuration.
+//! Settings of a node's daemon: the section `mesh`, which is the agent's, and those that every node has.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use edgeloom_api::names;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+use crate::uplink::Carriers;
 
 /// How the agent on a node works. Every field has a default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -60,6 +62,59 @@ impl Default for Settings {
             connect_timeout_ms: 5_000,
             lan_routes: true,
         }
+    }
+}
+
+/// The control, and how to join it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
+pub struct Control {
+    /// Where it is: `HOST` or `HOST:PORT`; needed at the first start only.
+    pub addresses: Vec<String>,
+    /// Token of `meshctl token create --site SITE`; needed at the first start only.
+    pub token: Option<String>,
+    /// Give up joining a control that does not answer after so many seconds.
+    pub patience_seconds: u64,
+}
+
+/// The overlay's socket.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
+pub struct Overlay {
+    /// UDP address and port.
+    pub listen: SocketAddr,
+    /// What is done where UDP is blocked.
+    pub carriers: Carriers,
+    /// Whether to look for direct paths; otherwise everything goes through relays.
+    pub direct: bool,
+    /// Interfaces whose addresses are never told to peers; a trailing `*` matches any ending.
+    pub exclude_interfaces: Vec<String>,
+}
+
+/// Plain HTTP for operators: `/metrics`, `/healthz`, `/readyz`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
+pub struct Ops {
+    /// Where it listens.
+    pub listen: SocketAddr,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Self { addresses: Vec::new(), token: None, patience_seconds: 120 }
+    }
+}
+
+impl Default for Overlay {
+    fn default() -> Self {
+        let listen = SocketAddr::from((Ipv6Addr::UNSPECIFIED, names::OVERLAY_PORT));
+        Self { listen, carriers: Carriers::default(), direct: true, exclude_interfaces: Vec::new() }
+    }
+}
+
+impl Default for Ops {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, names::OPS_PORT)) }
     }
 }
 

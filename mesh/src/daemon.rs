@@ -6,7 +6,6 @@
 //! Session ─> Metastore ─> Agent
 //! ```
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,9 +31,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agent::{Agent, AgentConfig, AgentError};
-use crate::config::Settings;
+use crate::config::{Control, Ops, Overlay, Settings};
 use crate::ops::{self, Readiness};
-use crate::uplink::Carriers;
 use crate::{admin, ops::ListenError};
 
 /// Name of the daemon, of its configuration and of its socket.
@@ -65,40 +63,6 @@ pub struct Config {
     pub drain_seconds: u64,
 }
 
-/// The control, and how to join it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
-pub struct Control {
-    /// Where it is: `HOST` or `HOST:PORT`; needed at the first start only.
-    pub addresses: Vec<String>,
-    /// Token of `meshctl token create --site SITE`; needed at the first start only.
-    pub token: Option<String>,
-    /// Give up joining a control that does not answer after so many seconds.
-    pub patience_seconds: u64,
-}
-
-/// The overlay's socket.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
-pub struct Overlay {
-    /// UDP address and port.
-    pub listen: SocketAddr,
-    /// What is done where UDP is blocked.
-    pub carriers: Carriers,
-    /// Whether to look for direct paths; otherwise everything goes through relays.
-    pub direct: bool,
-    /// Interfaces whose addresses are never told to peers; a trailing `*` matches any ending.
-    pub exclude_interfaces: Vec<String>,
-}
-
-/// Plain HTTP for operators: `/metrics`, `/healthz`, `/readyz`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
-pub struct Ops {
-    /// Where it listens.
-    pub listen: SocketAddr,
-}
-
 impl Default for Config {
     fn default() -> Self {
         let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -112,25 +76,6 @@ impl Default for Config {
             ops: Ops::default(),
             drain_seconds: 30,
         }
-    }
-}
-
-impl Default for Control {
-    fn default() -> Self {
-        Self { addresses: Vec::new(), token: None, patience_seconds: 120 }
-    }
-}
-
-impl Default for Overlay {
-    fn default() -> Self {
-        let listen = SocketAddr::from((Ipv6Addr::UNSPECIFIED, names::OVERLAY_PORT));
-        Self { listen, carriers: Carriers::default(), direct: true, exclude_interfaces: Vec::new() }
-    }
-}
-
-impl Default for Ops {
-    fn default() -> Self {
-        Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, names::OPS_PORT)) }
     }
 }
 

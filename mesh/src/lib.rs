@@ -1,6 +1,7 @@
 //! The mesh on one node: what makes a Service's address answer wherever its pods are.
 //!
-//! [`ops`] is apart from the rest: the metrics and health endpoint that every daemon serves.
+//! [`ops`] and [`program`] are apart from the rest: the metrics and health endpoint that every daemon serves, and
+//! what every daemon's `main` does.
 
 pub mod admin;
 mod agent;
@@ -13,6 +14,7 @@ mod host;
 mod keep;
 mod lan;
 pub mod ops;
+pub mod program;
 pub mod proxy;
 pub mod render;
 pub mod snapshot;
