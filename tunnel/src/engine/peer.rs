@@ -101,7 +101,8 @@ impl PeerState {
         let (sent, received) = self.slot.traffic.silence(clock);
         let sending = sent.is_some_and(|silence| silence < FLOWING);
         let unanswered = if sending { received.unwrap_or(u64::from(u32::MAX)) } else { 0 };
-        Flow { sending, unanswered: Duration::from_millis(unanswered) }
+        let sent = Duration::from_millis(sent.unwrap_or(u64::from(u32::MAX)));
+        Flow { sending, unanswered: Duration::from_millis(unanswered), sent }
     }
 
     /// The table's form of `route`.

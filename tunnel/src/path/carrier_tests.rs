@@ -30,7 +30,7 @@ fn udp_that_comes_back_takes_over_once_it_answered_a_few_times() {
         assert!(world.paths.works_by_udp(world.now));
         // It goes again, and comes again.
         world.answer(udp, None);
-        world.flow = Flow { sending: true, unanswered: ms(1000) };
+        world.flow = Flow { sending: true, unanswered: ms(1000), ..FLOWS };
         world.run(ms(1000));
         assert_eq!(world.active(), Some(tcp), "{flow:?}");
         world.flow = flow;

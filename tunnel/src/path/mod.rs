@@ -76,6 +76,17 @@ pub(crate) struct Flow {
     pub(crate) sending: bool,
     /// Since when nothing came in although packets went out.
     pub(crate) unanswered: Duration,
+    /// Since when none went out.
+    pub(crate) sent: Duration,
+}
+
+impl Flow {
+    /// Since when packets that went out by `candidate` got nothing back. What a probe has answered since is no
+    /// doubt about the path: the last packet of an exchange is an acknowledgement, and gets none.
+    fn unanswered_by(&self, candidate: &Candidate, now: Instant) -> Duration {
+        let proven = candidate.answered_at().map(|at| now.saturating_duration_since(at));
+        if proven.is_some_and(|proven| proven <= self.sent) { Duration::ZERO } else { self.unanswered }
+    }
 }
 
 /// What is to be done.
@@ -354,7 +365,7 @@ impl Paths {
         let active = self.active == Some(candidate.route);
         if candidate.alive(now) && candidate.answered_at().is_some() {
             let interval = match (active, flow.sending) {
-                (true, true) if candidate.in_doubt(flow.unanswered) => DOUBT,
+                (true, true) if candidate.in_doubt(flow.unanswered_by(candidate, now)) => DOUBT,
                 (true, true) => return Some(candidate.last_probe()? + FLOWING),
                 (true, false) if candidate.lost() > 0 => DOUBT * 4,
                 (true, false) => return Some(candidate.last_contact()? + KEEP + self.lag()),

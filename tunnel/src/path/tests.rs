@@ -10,8 +10,8 @@ use crate::status::DirectKind;
 
 const PUNCHED: Kind = Kind::Direct(DirectKind::Punched);
 const LAN: Kind = Kind::Direct(DirectKind::Lan);
-pub(super) const IDLE: Flow = Flow { sending: false, unanswered: Duration::ZERO };
-pub(super) const FLOWS: Flow = Flow { sending: true, unanswered: Duration::ZERO };
+pub(super) const IDLE: Flow = Flow { sending: false, unanswered: Duration::ZERO, sent: Duration::ZERO };
+pub(super) const FLOWS: Flow = Flow { sending: true, unanswered: Duration::ZERO, sent: Duration::ZERO };
 
 pub(super) fn direct(port: u16) -> RouteKey {
     RouteKey::Direct(SocketAddr::from(([192, 0, 2, 1], port)))
@@ -80,6 +80,27 @@ impl World {
     pub(super) fn active(&self) -> Option<RouteKey> {
         self.paths.current().map(|candidate| candidate.route)
     }
+}
+
+#[test]
+fn the_silence_after_an_exchange_is_settled_by_one_probe() {
+    let mut world = World::new(FLOWS);
+    world.paths.add(world.now, direct(1), PUNCHED, Origin::Told);
+    world.answer(direct(1), Some(ms(20)));
+    world.run(ms(1000));
+    let before = world.probes;
+    // An acknowledgement was the last packet.
+    for silence in 0..2000 {
+        world.flow = Flow { sending: true, unanswered: ms(silence), sent: ms(silence) };
+        world.run(ms(1));
+    }
+    assert!(world.probes - before <= 4, "{} probes", world.probes - before);
+    // What goes out on a path that has died is in doubt as ever.
+    world.answer(direct(1), None);
+    let before = world.probes;
+    world.flow = Flow { sending: true, unanswered: ms(2000), sent: ms(0) };
+    world.run(ms(500));
+    assert!(world.probes - before >= 5, "{} probes", world.probes - before);
 }
 
 #[test]
@@ -268,7 +289,7 @@ proptest! {
                 5 => paths.add(now, direct(port), LAN, Origin::Configured),
                 6 => paths.urge(now),
                 _ => {
-                    let flow = Flow { sending: id % 2 == 0, unanswered: ms(wait) };
+                    let flow = Flow { sending: id % 2 == 0, unanswered: ms(wait), sent: Duration::ZERO };
                     for action in paths.poll(now, flow) {
                         if let Action::Probe { id, .. } = action {
                             prop_assert!(sent.insert(id), "each probe has its own id");
