@@ -11,7 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use edgeloom_api::kind::{EDGE_NODE, ENDPOINT_SLICE, Kind, NODE, POD, SERVICE};
 use edgeloom_client::{Change, Subscription};
-use edgeloom_model::{Counts, Model, NodeName, ObjectKind};
+use edgeloom_model::{Counts, Family, Model, NodeName, ObjectKind};
 use prometheus::{IntCounter, IntGaugeVec, Opts, Registry};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -31,8 +31,8 @@ pub(crate) struct Discovery {
     pub(crate) place: Arc<Place>,
     /// The node's own addresses.
     pub(crate) addresses: watch::Receiver<Vec<IpAddr>>,
-    /// Nodes of the own site whose pods answer by their own addresses.
-    pub(crate) routed: watch::Receiver<BTreeSet<NodeName>>,
+    /// Nodes of the own site whose pods answer by their own addresses of a family.
+    pub(crate) routed: watch::Receiver<BTreeSet<(NodeName, Family)>>,
     /// Where the newest snapshot is found.
     pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
     /// Counts the snapshots, to wake who renders them; 0 until there is a complete one.
@@ -150,7 +150,7 @@ mod tests {
         snapshot: Arc<ArcSwap<Snapshot>>,
         published: watch::Receiver<u64>,
         _addresses: watch::Sender<Vec<IpAddr>>,
-        routed: watch::Sender<BTreeSet<NodeName>>,
+        routed: watch::Sender<BTreeSet<(NodeName, Family)>>,
         metrics: Metrics,
         _folder: tempfile::TempDir,
     }
@@ -196,7 +196,7 @@ mod tests {
         bench.store.apply(vec![Update::Put(service("new", "10.96.9.9"))]).await.unwrap();
         bench.published.changed().await.unwrap();
         assert_eq!(bench.snapshot.load().model.counts().services, 501);
-        bench.routed.send_replace([NodeName::new("a2").unwrap()].into());
+        bench.routed.send_replace([(NodeName::new("a2").unwrap(), Family::V4)].into());
         bench.published.changed().await.unwrap();
         assert_eq!(bench.snapshot.load().routed.len(), 1);
     }

@@ -64,7 +64,7 @@ impl Standing {
 /// goes on while the agent restarts.
 pub(crate) async fn run(
     snapshot: Arc<ArcSwap<Snapshot>>,
-    near: watch::Sender<BTreeSet<NodeName>>,
+    near: watch::Sender<BTreeSet<(NodeName, Family)>>,
     stop: CancellationToken,
 ) {
     let mut routes = match Routes::open() {
@@ -83,8 +83,8 @@ pub(crate) async fn run(
         let mut now = BTreeSet::new();
         let mut wanted = BTreeMap::new();
         for (name, neighbour) in neighbours.into_iter().filter(|(name, _)| is_near(name)) {
+            now.extend(neighbour.routes.keys().map(|range| (name.clone(), Family::of(range.addr()))));
             wanted.extend(neighbour.routes);
-            now.insert(name);
         }
         if let Err(error) = routes.set(&wanted).await {
             tracing::warn!(%error, "routes to nodes of the own site; they are reached through their agents");
@@ -98,7 +98,8 @@ pub(crate) async fn run(
     }
 }
 
-/// The nodes of the own site that are on one of the host's own links, by every family of their pods.
+/// The nodes of the own site that are on one of the host's own links, with those of their pods' ranges that
+/// they can be a gateway to: a LAN without IPv6 has none to IPv6 pods, which stay far.
 fn neighbours(snapshot: &Snapshot, links: &[IpNet]) -> BTreeMap<NodeName, Neighbour> {
     let place = &snapshot.place;
     let others =
@@ -112,9 +113,9 @@ fn neighbours(snapshot: &Snapshot, links: &[IpNet]) -> BTreeMap<NodeName, Neighb
             let family = Family::of(range.addr());
             Some((range.trunc(), *addresses.iter().find(|ip| Family::of(**ip) == family)?))
         };
-        let routes: Option<BTreeMap<_, _>> = member.pod_cidrs.iter().map(via).collect();
-        let routes = routes.filter(|routes| !routes.is_empty())?;
-        Some((member.name.clone(), Neighbour { probe: *addresses.first()?, routes }))
+        let routes: BTreeMap<_, _> = member.pod_cidrs.iter().filter_map(via).collect();
+        let probe = *addresses.first().filter(|_| !routes.is_empty())?;
+        Some((member.name.clone(), Neighbour { probe, routes }))
     };
     others.filter_map(neighbour).collect()
 }
@@ -186,8 +187,8 @@ mod tests {
         let links = ["192.168.10.0/24", "fd00::/64"].map(|link| link.parse().unwrap());
         let found = neighbours(&snapshot, &links);
         let names: Vec<_> = found.keys().map(NodeName::as_str).collect();
-        assert_eq!(names, ["dual", "near"], "half of a node's pods would be lost");
-        assert_eq!(found["dual"].routes.len(), 2);
+        assert_eq!(names, ["dual", "half", "near"]);
+        assert_eq!((found["dual"].routes.len(), found["half"].routes.len()), (2, 1));
         assert_eq!(found["near"].probe, "192.168.10.6".parse::<IpAddr>().unwrap());
     }
 }

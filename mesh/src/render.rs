@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use edgeloom_ebpf::{Desired, Frontend, Target};
-use edgeloom_model::{Choice, Family};
+use edgeloom_model::{Choice, EdgeNode, Family};
 use ipnet::IpNet;
 
 use crate::snapshot::Snapshot;
@@ -48,16 +49,17 @@ fn needs_route(snapshot: &Snapshot, ranges: &[IpNet], ip: IpAddr, target: &Targe
 
 /// Ranges of the pods that only other nodes' agents reach.
 fn far_pods(snapshot: &Snapshot) -> BTreeSet<IpNet> {
-    let far = snapshot.model.members().filter(|member| {
-        !member.revoked && member.name != snapshot.place.node && !snapshot.routed.contains(&member.name)
-    });
-    far.flat_map(|member| member.pod_cidrs.iter().map(IpNet::trunc)).collect()
+    let others =
+        snapshot.model.members().filter(|member| !member.revoked && member.name != snapshot.place.node);
+    let ranges = others.flat_map(|member| member.pod_cidrs.iter().map(move |range| (member, range.trunc())));
+    let is_far = |(member, range): &(&Arc<EdgeNode>, IpNet)| {
+        !snapshot.routed.contains(&(member.name.clone(), Family::of(range.addr())))
+    };
+    ranges.filter(is_far).map(|(_, range)| range).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use edgeloom_model::{Model, NodeName, Protocol, Site};
     use edgeloom_tunnel::identity::Identity;
     use serde_json::{Value, json};
@@ -87,13 +89,14 @@ mod tests {
     fn snapshot() -> Snapshot {
         let mut model = Model::default();
         let port = |node_port: Option<u16>| json!([{"port": 53, "protocol": "UDP", "nodePort": node_port}]);
-        let objects = [
+        let mut objects = [
             member("a1", "a", "10.244.1.0/24", false),
             member("a2", "a", "10.244.2.0/24", false),
             member("a3", "a", "10.244.3.0/24", false),
             member("b1", "b", "10.244.4.7/24", false),
             member("b2", "b", "10.244.5.0/24", true),
         ];
+        objects[1]["spec"]["podCidrs"] = json!(["10.244.2.0/24", "fd00:10:244:2::/64"]);
         let near = json!([{"addresses": ["10.244.1.5"], "nodeName": "a1"}, {"addresses": ["10.244.4.5"], "nodeName": "b1"}]);
         let far = json!([{"addresses": ["10.244.4.5"], "nodeName": "b1"}]);
         let services = [
@@ -122,7 +125,7 @@ mod tests {
         let place = Place { node, site, exports: Vec::new() };
         Snapshot {
             model: Arc::new(model),
-            routed: [NodeName::new("a2").unwrap()].into(),
+            routed: [(NodeName::new("a2").unwrap(), Family::V4)].into(),
             addresses: vec!["192.168.10.5".parse().unwrap()],
             ..Snapshot::empty(Arc::new(place))
         }
@@ -149,7 +152,8 @@ mod tests {
         assert_eq!(desired.services.len(), 6);
         let host = "198.51.100.7/32".parse().unwrap();
         assert_eq!(desired.service_ranges, [range, host].into());
-        let far = ["10.244.3.0/24", "10.244.4.0/24"].map(|range| range.parse().unwrap());
+        let far =
+            ["10.244.3.0/24", "10.244.4.0/24", "fd00:10:244:2::/64"].map(|range| range.parse().unwrap());
         assert_eq!(desired.pod_ranges, far.into(), "neither own, routed nor revoked");
     }
 }

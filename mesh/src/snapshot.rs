@@ -31,8 +31,8 @@ pub struct Snapshot {
     pub place: Arc<Place>,
     /// Services, endpoints and nodes.
     pub model: Arc<Model>,
-    /// Nodes of the own site whose pods answer by their own addresses.
-    pub routed: BTreeSet<NodeName>,
+    /// Nodes of the own site whose pods answer by their own addresses of a family.
+    pub routed: BTreeSet<(NodeName, Family)>,
     /// The node's own addresses, loopback and link-local ones left out.
     pub addresses: Vec<IpAddr>,
 }

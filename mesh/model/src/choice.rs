@@ -25,8 +25,14 @@ pub struct View<'a> {
     pub site: &'a Site,
     /// Its zone, which hints refer to: the Node's label, which is the site where none was set.
     pub zone: &'a str,
-    /// Nodes of the own site whose pods answer by their own addresses.
-    pub routed: &'a BTreeSet<NodeName>,
+    /// Nodes of the own site whose pods answer by their own addresses of a family.
+    pub routed: &'a BTreeSet<(NodeName, Family)>,
+}
+
+impl View<'_> {
+    fn is_routed(&self, node: &NodeName, family: Family) -> bool {
+        self.routed.iter().any(|(routed, its)| routed == node && *its == family)
+    }
 }
 
 /// An endpoint at the port that serves the Service port asked for.
@@ -194,7 +200,7 @@ impl Model {
             (Some(node), _) if node == view.node => Place::OwnNode,
             (Some(node), _) => match self.member(node.as_str()).filter(|member| !member.revoked) {
                 Some(member) if member.site != *view.site => Place::Elsewhere(vec![node.clone()]),
-                Some(_) if view.routed.contains(node) => Place::Reachable,
+                Some(_) if view.is_routed(node, Family::of(endpoint.address)) => Place::Reachable,
                 Some(_) => Place::SameSite(node.clone()),
                 None => Place::Nowhere,
             },

@@ -59,7 +59,7 @@ fn hinted(node: &str, zones: &[&str], nodes: &[&str]) -> Value {
 /// The choice as text: `near a1 a2`, `far b1 b2` or `none`.
 fn seen(model: &Model, entry: Entry) -> String {
     let (node, site) = (NodeName::new("a1").unwrap(), Site::new("a").unwrap());
-    let routed = [NodeName::new("a2").unwrap()].into();
+    let routed = [(NodeName::new("a2").unwrap(), Family::V4)].into();
     let view = View { node: &node, site: &site, zone: "a", routed: &routed };
     let service = model.services().next().unwrap();
     match model.choose(service, &service.ports[0], Family::V4, entry, &view) {
