@@ -115,6 +115,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
             control: config.control.addresses.clone(),
             token: config.control.token.clone(),
             patience: Duration::from_secs(config.control.patience_seconds),
+            carriers: config.overlay.carriers.settings(),
         };
         tokio::select! {
             joined = join(&joining) => joined?,

@@ -139,6 +139,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         control: config.control.addresses.clone(),
         token: config.control.token.clone(),
         patience: Duration::from_secs(config.control.patience_seconds),
+        carriers: config.overlay.carriers.settings(),
     };
     let Some(joined) = stop.run_until_cancelled(join(&join_config)).await else { return Ok(()) };
     let joined = joined?;

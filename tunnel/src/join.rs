@@ -1,7 +1,7 @@
 //! Joining, the joiner's side of `join/1`: from a token to a credential.
 //!
 //! The joiner has a socket of its own for this one conversation, since a tunnel needs the credential that comes
-//! of it. In TLS it takes any well-formed certificate; then the CA that the server offers is held to the hash in
+//! of it; where UDP does not answer within a second, the same conversation goes by a carrier. In TLS it takes any well-formed certificate; then the CA that the server offers is held to the hash in
 //! the token, the certificate's credential to this CA, and only a control is shown the secret.
 
 use std::io;
@@ -15,8 +15,12 @@ use edgeloom_api::join::{
 };
 use edgeloom_api::message::MessageError;
 use edgeloom_api::token::JoinToken;
+use futures::future::Either;
 use quinn::{ConnectionId, Endpoint, EndpointConfig, TokioRuntime, TransportConfig};
+use tokio::task::JoinSet;
 
+use crate::carrier::{self, passage::Passage};
+use crate::config::Carriers;
 use crate::frames::{self, FrameError};
 use crate::identity::{
     CertificateError, Guard, Identity, JOIN_ALPN, Presented, Refusal, Role, Trust, TrustError, Verified,
@@ -24,6 +28,8 @@ use crate::identity::{
 
 /// How long one address is tried.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long UDP is tried alone.
+const UDP_ALONE: Duration = Duration::from_secs(1);
 /// How long the control may take to answer: it waits for the cluster to give the node its pod ranges.
 const ANSWER: Duration = Duration::from_secs(60);
 /// Largest message from the control: a handful of certificates and addresses.
@@ -61,7 +67,7 @@ pub struct Joined {
 pub enum JoinError {
     /// Nobody answered at any address.
     #[error(
-        "no control answered at {0}; check the address, that UDP port 20006 is open there, and that edgeloom-control runs"
+        "no control answered at {0}; check the address, that UDP or TCP port 20006 is open there, and that edgeloom-control runs"
     )]
     Unreachable(String),
     /// The CA is not the token's.
@@ -107,11 +113,12 @@ pub enum JoinError {
     Tls(#[from] rustls::Error),
 }
 
-/// Joins, or renews, at the first of `addresses` that answers.
+/// Joins, or renews, at the first of `addresses` that answers, by UDP or as `carriers` allow.
 pub async fn request(
     identity: &Arc<Identity>,
     proof: Proof<'_>,
     addresses: &[SocketAddr],
+    carriers: &Carriers,
     request: &JoinRequest,
 ) -> Result<Joined, JoinError> {
     let guard = match &proof {
@@ -124,13 +131,13 @@ pub async fn request(
     let endpoint = endpoint()?;
     let mut failures = Vec::new();
     for address in addresses {
-        match dial(&endpoint, &guard, *address).await? {
-            Ok(connection) => {
+        match reach(&endpoint, &guard, *address, carriers).await? {
+            Ok(reached) => {
                 let joined = Conversation { guard: &guard, address: *address }
-                    .hold(&connection, &proof, request)
+                    .hold(&reached.connection, &proof, request)
                     .await;
-                connection.close(0u8.into(), b"done");
-                endpoint.wait_idle().await;
+                reached.connection.close(0u8.into(), b"done");
+                reached.endpoint.wait_idle().await;
                 return joined;
             }
             Err(reason) => failures.push(format!("{address} ({reason})")),
@@ -142,17 +149,79 @@ pub async fn request(
 fn endpoint() -> Result<Endpoint, JoinError> {
     let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))
         .or_else(|_| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))?;
+    Ok(Endpoint::new(endpoint_config(), None, socket, Arc::new(TokioRuntime))?)
+}
+
+fn endpoint_config() -> EndpointConfig {
     let mut config = EndpointConfig::default();
     // The overlay tells QUIC from its other frames by this bit.
     config.grease_quic_bit(false);
-    Ok(Endpoint::new(config, None, socket, Arc::new(TokioRuntime))?)
+    config
 }
 
-/// The outer error ends the attempt; the inner one is of this address.
+/// A connection to the control, with what it runs on.
+struct Reached {
+    connection: quinn::Connection,
+    endpoint: Endpoint,
+    /// The carrier, which ends with this.
+    _carrier: JoinSet<()>,
+}
+
+/// By UDP, and after a moment by a carrier too: the first that answers. The outer error ends the attempt; the inner
+/// one is of this address.
+async fn reach(
+    endpoint: &Endpoint,
+    guard: &Guard,
+    address: SocketAddr,
+    carriers: &Carriers,
+) -> Result<Result<Reached, String>, JoinError> {
+    let by_udp = async {
+        let dialled = dial(endpoint, guard, address, None).await?;
+        let endpoint = endpoint.clone();
+        Ok(dialled.map(|connection| Reached { connection, endpoint, _carrier: JoinSet::new() }))
+    };
+    let by_carrier = async {
+        if !carriers.dial {
+            return Ok(Err("carriers are switched off".to_owned()));
+        }
+        tokio::time::sleep(UDP_ALONE).await;
+        reach_by_carrier(guard, address, carriers).await
+    };
+    let (by_udp, by_carrier) = (std::pin::pin!(by_udp), std::pin::pin!(by_carrier));
+    let (first, second) = match futures::future::select(by_udp, by_carrier).await {
+        Either::Left((Ok(Err(reason)), other)) => (reason, other.await?),
+        Either::Right((Ok(Err(reason)), other)) => (reason, other.await?),
+        Either::Left((ended, _)) | Either::Right((ended, _)) => return ended,
+    };
+    Ok(second.map_err(|second| format!("{first}; {second}")))
+}
+
+async fn reach_by_carrier(
+    guard: &Guard,
+    address: SocketAddr,
+    carriers: &Carriers,
+) -> Result<Result<Reached, String>, JoinError> {
+    let tls = carrier::dial::tls(guard, None)?;
+    let ways = carrier::dial::ways(&[address], carriers);
+    let stream = match carrier::dial::dial(ways, tls, carriers, None).await {
+        Ok(dialled) => dialled.stream,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    let passage = Passage::new();
+    let mut running = JoinSet::new();
+    running.spawn(passage.clone().run(stream));
+    let runtime = Arc::new(TokioRuntime);
+    let endpoint = Endpoint::new_with_abstract_socket(endpoint_config(), None, passage.clone(), runtime)?;
+    let dialled = dial(&endpoint, guard, address, Some(passage.far)).await?;
+    Ok(dialled.map(|connection| Reached { connection, endpoint, _carrier: running }))
+}
+
+/// Shakes hands with `address`, or by a carrier with what stands for it. The errors are as of [`reach`].
 async fn dial(
     endpoint: &Endpoint,
     guard: &Guard,
     address: SocketAddr,
+    carried: Option<SocketAddr>,
 ) -> Result<Result<quinn::Connection, String>, JoinError> {
     let mut config = quinn::ClientConfig::new(guard.quic_client_config(JOIN_ALPN, None)?);
     config.initial_dst_cid_provider(Arc::new(|| {
@@ -164,7 +233,7 @@ async fn dial(
     transport.max_idle_timeout(Some(ANSWER.try_into().expect("a minute is a QUIC idle time-out")));
     config.transport_config(Arc::new(transport));
     let local_is_v6 = endpoint.local_addr()?.is_ipv6();
-    let target = match address {
+    let target = match carried.unwrap_or(address) {
         SocketAddr::V4(v4) if local_is_v6 => SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port())),
         other => other,
     };

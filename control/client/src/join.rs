@@ -9,6 +9,7 @@ use edgeloom_api::join::{JoinRequest, RefusalReason};
 use edgeloom_api::names::OVERLAY_PORT;
 use edgeloom_api::token::{JoinToken, TokenError};
 use edgeloom_model::NodeName;
+use edgeloom_tunnel::Carriers;
 use edgeloom_tunnel::identity::Refusal;
 use edgeloom_tunnel::join::{self as wire, Proof};
 use ipnet::IpNet;
@@ -33,6 +34,8 @@ pub struct JoinConfig {
     pub token: Option<String>,
     /// Give up on a control that does not answer after this long.
     pub patience: Duration,
+    /// What is done where UDP is blocked.
+    pub carriers: Carriers,
 }
 
 /// Why a node did not join.
@@ -69,11 +72,12 @@ pub enum JoinError {
 
 /// Loads the membership, or joins.
 pub async fn join(config: &JoinConfig) -> Result<Membership, JoinError> {
-    if let Some(membership) = Membership::load(&config.state_dir)? {
+    if let Some(mut membership) = Membership::load(&config.state_dir)? {
         if membership.node != config.node {
             let (joined, configured) = (membership.node, config.node.clone());
             return Err(JoinError::Renamed { joined, configured });
         }
+        membership.carriers = config.carriers.clone();
         return Ok(membership);
     }
     let token: JoinToken = config.token.as_deref().ok_or(JoinError::NoToken)?.parse()?;
@@ -85,9 +89,10 @@ pub async fn join(config: &JoinConfig) -> Result<Membership, JoinError> {
     let deadline = tokio::time::Instant::now() + config.patience;
     loop {
         let addresses = resolve(&config.control).await;
-        match wire::request(&identity, Proof::Token(&token), &addresses, &request).await {
+        match wire::request(&identity, Proof::Token(&token), &addresses, &config.carriers, &request).await {
             Ok(joined) => {
-                let membership = Membership::of(&config.state_dir, identity, joined)?;
+                let mut membership = Membership::of(&config.state_dir, identity, joined)?;
+                membership.carriers = config.carriers.clone();
                 membership.save()?;
                 tracing::info!(node = %membership.node, site = %membership.site, "joined");
                 return Ok(membership);
@@ -106,7 +111,8 @@ pub(crate) async fn renew_expired(membership: &Membership) -> Result<Membership,
     let trust = membership.trust().map_err(MembershipError::from)?;
     let request = describe_host(&membership.node, "", Vec::new());
     let proof = Proof::Credential(&membership.credential, &trust);
-    let joined = wire::request(&membership.identity, proof, &membership.control.addresses, &request).await?;
+    let Membership { identity, control, carriers, .. } = membership;
+    let joined = wire::request(identity, proof, &control.addresses, carriers, &request).await?;
     let mut renewed = membership.clone();
     renewed.credential = joined.credential;
     renewed.save()?;
@@ -179,6 +185,7 @@ mod tests {
             control: Vec::new(),
             token: None,
             patience: Duration::ZERO,
+            carriers: Carriers::default(),
         };
         assert!(matches!(join(&config).await, Err(JoinError::NoToken)));
         config.token = Some("nonsense".into());

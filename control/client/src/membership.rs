@@ -11,7 +11,7 @@ use edgeloom_tunnel::identity::{
     Identity, IdentityError, SignedCredential, Trust, TrustError, write_private,
 };
 use edgeloom_tunnel::join::Joined;
-use edgeloom_tunnel::{Peer, PeerId, RelayPeer};
+use edgeloom_tunnel::{Carriers, Peer, PeerId, RelayPeer};
 use serde::{Deserialize, Serialize};
 
 use crate::members;
@@ -41,6 +41,8 @@ pub struct Membership {
     pub control: Peer,
     /// Relays at the time of joining; the EdgeNodes in the metastore are newer.
     pub relays: Vec<Peer>,
+    /// What is done where UDP is blocked; of the configuration, not kept on disk.
+    pub carriers: Carriers,
     authorities: Vec<Vec<u8>>,
     folder: PathBuf,
 }
@@ -131,6 +133,7 @@ impl Membership {
             site,
             control,
             relays,
+            carriers: Carriers::default(),
             authorities,
             folder: folder.to_owned(),
         }))
@@ -167,6 +170,7 @@ impl Membership {
             site,
             control,
             relays,
+            carriers: Carriers::default(),
             node_uid: joined.response.node_uid,
             authorities: joined.offer.authorities.iter().map(|ca| ca.to_vec()).collect(),
             credential: joined.credential,

@@ -10,7 +10,7 @@ use edgeloom_client::{
     JoinConfig, JoinError, Membership, Metastore, Outbox, Session, TunnelOverlay, Write, join,
 };
 use edgeloom_model::NodeName;
-use edgeloom_tunnel::{Accepted, Alpn, Config, Incoming, Tunnel};
+use edgeloom_tunnel::{Accepted, Alpn, Carriers, Config, Incoming, Tunnel};
 use prometheus::Registry;
 use serde_json::json;
 
@@ -18,9 +18,33 @@ use crate::api::Api;
 use crate::cluster::{Control, control, put_service};
 use crate::flow::until;
 
-/// A UDP port of this host that is free now.
+/// A port of this host that is free now, for UDP and TCP.
 fn free_port() -> SocketAddr {
-    std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    loop {
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = tcp.local_addr().unwrap();
+        if std::net::UdpSocket::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
+
+/// An address of the control where UDP is swallowed and TCP passes, until it is dropped.
+async fn without_udp(control: SocketAddr) -> (SocketAddr, tokio::task::JoinSet<()>, std::net::UdpSocket) {
+    let address = free_port();
+    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+    let silent = std::net::UdpSocket::bind(address).unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move {
+        let mut passing = tokio::task::JoinSet::new();
+        while let Ok((mut near, _)) = listener.accept().await {
+            passing.spawn(async move {
+                let mut far = tokio::net::TcpStream::connect(control).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    (address, tasks, silent)
 }
 
 async fn serve(control: &Control, mut incoming: Incoming) {
@@ -76,6 +100,7 @@ pub fn config(
         control: vec![address.to_string()],
         token,
         patience: Duration::ZERO,
+        carriers: Carriers::default(),
     }
 }
 
@@ -84,6 +109,19 @@ pub async fn refusal(config: &JoinConfig) -> String {
         Err(JoinError::Wire(error)) => error.to_string(),
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_joins_over_tcp_where_udp_is_blocked() {
+    let (control, address, tunnel) = start(Api::new().client()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let (blocked, _tasks, _silent) = without_udp(address).await;
+    let started = std::time::Instant::now();
+    let token = token(&control, 1).await;
+    let membership = join(&config(folder.path(), "edge-1", blocked, Some(token))).await.unwrap();
+    assert_eq!(membership.node.as_str(), "edge-1");
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    tunnel.shutdown(Duration::ZERO).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

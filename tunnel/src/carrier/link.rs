@@ -43,6 +43,15 @@ pub(crate) struct Meter {
     pub(crate) received: IntCounter,
 }
 
+impl Meter {
+    /// One that nobody reads.
+    pub(crate) fn uncounted() -> Self {
+        let counter =
+            || IntCounter::new("uncounted", "Nobody reads it.").expect("the constants are a metric");
+        Self { sent: counter(), received: counter() }
+    }
+}
+
 /// Who takes what comes.
 pub(crate) trait Deliver: Send {
     /// Most frames in one batch.
@@ -145,22 +154,17 @@ mod tests {
         }
     }
 
-    fn meter() -> Meter {
-        let counter = |name: &str| IntCounter::new(name, name).unwrap();
-        Meter { sent: counter("sent"), received: counter("received") }
-    }
-
     #[tokio::test(start_paused = true)]
     async fn frames_come_out_as_they_went_in_and_the_end_is_noticed() {
         let (near, far) = tokio::io::duplex(100);
         let (collected, frames) = mpsc::channel();
         let receiving = tokio::spawn(async move {
             let silent = Queue::default();
-            run(far, &silent, &mut Collect(collected), &meter()).await
+            run(far, &silent, &mut Collect(collected), &Meter::uncounted()).await
         });
         let queue = Queue::default();
         assert_eq!(queue.push(Instant::now(), &[7; 1000], 300, false), 0);
-        let meter = meter();
+        let meter = Meter::uncounted();
         let (ended, _) = mpsc::channel();
         let mut ended = Collect(ended);
         let sending = run(near, &queue, &mut ended, &meter);
@@ -176,10 +180,10 @@ mod tests {
         near.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
         let (collected, _) = mpsc::channel();
         let queue = Queue::default();
-        assert!(run(far, &queue, &mut Collect(collected), &meter()).await.is_err());
+        assert!(run(far, &queue, &mut Collect(collected), &Meter::uncounted()).await.is_err());
         let (_near, far) = tokio::io::duplex(100);
         let (collected, _) = mpsc::channel();
-        let error = run(far, &queue, &mut Collect(collected), &meter()).await.unwrap_err();
+        let error = run(far, &queue, &mut Collect(collected), &Meter::uncounted()).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -20,6 +20,7 @@ pub(crate) mod dial;
 pub(crate) mod keeper;
 pub(crate) mod link;
 pub(crate) mod listen;
+pub(crate) mod passage;
 pub(crate) mod proxy;
 pub(crate) mod queue;
 pub(crate) mod record;

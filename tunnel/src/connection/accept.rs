@@ -1,5 +1,6 @@
 //! Taking connections, and what comes on them.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ pub(crate) async fn accept(
     while let Some(incoming) = endpoint.accept().await {
         let remote = incoming.remote_address();
         let known = mux.peer_of_virtual(&remote);
+        // A stranger on a carrier is named by where it comes from.
+        let remote = mux.table.carrier(&remote).map_or(remote, |carrier| carrier.remote);
         if known.is_none() && !incoming.remote_address_validated() {
             // A stranger shows first that it receives where it says it is.
             let _ = incoming.retry();
@@ -61,8 +64,11 @@ pub(crate) async fn accept(
                 Ok(Ok(connection)) => {
                     let join = connections.admit(&connection, known);
                     if let Some(joiner) = join {
-                        let _ =
-                            tokio::time::timeout(JOIN_PATIENCE, connections.join(joiner, &connection)).await;
+                        let _ = tokio::time::timeout(
+                            JOIN_PATIENCE,
+                            connections.join(joiner, remote, &connection),
+                        )
+                        .await;
                         connection.close(code::SHUTDOWN, b"joining took too long");
                     }
                 }
@@ -104,8 +110,7 @@ impl Connections {
     }
 
     /// Hands the streams of a joining peer on.
-    async fn join(&self, from: Joiner, connection: &quinn::Connection) {
-        let remote = connection.remote_address();
+    async fn join(&self, from: Joiner, remote: SocketAddr, connection: &quinn::Connection) {
         while let Ok((send, recv)) = connection.accept_bi().await {
             let stream = Stream { send, recv };
             let accepted = Accepted::Join { from: from.clone(), remote, stream };

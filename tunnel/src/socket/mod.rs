@@ -26,3 +26,4 @@ pub(crate) use libp2p::Libp2pSocket;
 pub(crate) use mux::{Inbound, Mux, Source};
 pub(crate) use raw::RawSocket;
 pub(crate) use table::{PeerSlot, Route, Session};
+pub(crate) use waiting::Left;

@@ -29,7 +29,7 @@ struct Batch {
 
 /// A queue of copied batches for an endpoint, which is woken for them.
 #[derive(Debug, Default)]
-pub(super) struct Left {
+pub(crate) struct Left {
     batches: Mutex<VecDeque<Batch>>,
     /// Bytes in all of them.
     bytes: AtomicUsize,
@@ -38,7 +38,7 @@ pub(super) struct Left {
 
 impl Left {
     /// Queues packets of `stride` bytes, the last perhaps shorter; false if the queue is full.
-    pub(super) fn push(
+    pub(crate) fn push(
         &self,
         from: SocketAddr,
         ecn: Option<EcnCodepoint>,
@@ -55,20 +55,20 @@ impl Left {
     }
 
     /// Whether whoever can wait should.
-    pub(super) fn is_crowded(&self) -> bool {
+    pub(crate) fn is_crowded(&self) -> bool {
         self.bytes.load(Ordering::Relaxed) > CROWDED
     }
 
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         self.endpoint.wake();
     }
 
-    pub(super) fn register(&self, cx: &Context<'_>) {
+    pub(crate) fn register(&self, cx: &Context<'_>) {
         self.endpoint.register(cx.waker());
     }
 
     /// Moves packets into `bufs`; `None` if there are none.
-    pub(super) fn take(&self, bufs: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> Option<usize> {
+    pub(crate) fn take(&self, bufs: &mut [IoSliceMut<'_>], meta: &mut [RecvMeta]) -> Option<usize> {
         if self.bytes.load(Ordering::Acquire) == 0 {
             return None;
         }
