@@ -17,8 +17,9 @@ use crate::{Accepted, Stream};
 const HANDSHAKES: usize = 1024;
 /// Handshakes and connections of strangers, who may only join, at the same time.
 const STRANGERS: usize = 128;
-/// How long a handshake may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a handshake may take. The peer gives up when it likes; giving up before it on a busy host would only make
+/// it come again.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a stranger may stay.
 const JOIN_PATIENCE: Duration = Duration::from_secs(60);
 

@@ -20,6 +20,9 @@ const WATCH: Duration = Duration::from_millis(50);
 const REST: Duration = Duration::from_millis(500);
 /// How often own addresses and idle sessions are looked at.
 const SURVEY: Duration = Duration::from_secs(5);
+/// Least time between two looks at all peers when frames come in, which are answered at once in any case: a relay
+/// has thousands of peers, and as many frames a second.
+const SPACING: Duration = Duration::from_millis(10);
 /// Frames taken at once before time is looked at again.
 const BATCH: usize = 256;
 
@@ -32,6 +35,7 @@ pub(crate) async fn run(
 ) {
     let mut next_survey = Instant::now();
     let mut batch = Vec::with_capacity(BATCH);
+    let mut wake_at = Instant::now();
     loop {
         let now = Instant::now();
         if now >= next_survey {
@@ -40,7 +44,9 @@ pub(crate) async fn run(
             let local = interfaces::candidates(&exclude, port);
             handle.lock().survey(now, local);
         }
-        let wake_at = handle.lock().tick(Instant::now()).min(next_survey);
+        if now >= wake_at {
+            wake_at = handle.lock().tick(Instant::now()).min(next_survey);
+        }
         tokio::select! {
             () = stop.cancelled() => return,
             count = inbound.recv_many(&mut batch, BATCH) => {
@@ -52,8 +58,9 @@ pub(crate) async fn run(
                 for inbound in batch.drain(..) {
                     engine.receive(now, inbound);
                 }
+                wake_at = wake_at.min(now + SPACING);
             }
-            () = handle.woken() => {}
+            () = handle.woken() => wake_at = Instant::now(),
             () = tokio::time::sleep_until(wake_at.into()) => {}
         }
     }

@@ -22,6 +22,8 @@ const BELIEVED: u32 = 3;
 /// How long an answer may take: bounds, and the value before a round trip was measured.
 const LEAST_WAIT: Duration = Duration::from_millis(60);
 const MOST_WAIT: Duration = Duration::from_secs(1);
+/// How long an answered probe speaks for a path on which packets get nothing back.
+const CONFIRMED: Duration = Duration::from_millis(400);
 
 /// What kind of path a candidate is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,9 +213,16 @@ impl Candidate {
         other.rank(carried) < self.rank(carried)
     }
 
-    /// Whether it may have died: probes are missing, or packets get nothing back.
-    pub(crate) fn in_doubt(&self, unanswered: Duration) -> bool {
-        self.lost > 0 || unanswered > self.wait().max(LEAST_WAIT * 2)
+    /// How soon the path in use is to be probed again because it may have died: probes are missing, or packets
+    /// get nothing back and no probe was answered lately. `None` while nothing speaks against it.
+    ///
+    /// A slow or crowded path must not be crowded further, so probes go out no faster than a quarter of what an
+    /// answer takes, and slower with each that is lost.
+    pub(crate) fn doubt(&self, now: Instant, unanswered: Duration) -> Option<Duration> {
+        let answered = self.answered_at.is_some_and(|at| now.saturating_duration_since(at) < CONFIRMED);
+        let silent = unanswered > self.wait().max(LEAST_WAIT * 2) && !answered;
+        let interval = LEAST_WAIT.max(self.wait() / 4);
+        (self.lost > 0 || silent).then(|| interval * 2u32.pow(self.lost.saturating_sub(1).min(3)))
     }
 
     /// How long an answer may take.

@@ -17,8 +17,6 @@ pub(crate) use candidate::{Candidate, Kind, Origin};
 const MAX_CANDIDATES: usize = 24;
 /// Probe interval of the path in use while packets flow.
 const FLOWING: Duration = Duration::from_secs(1);
-/// Probe interval while the path in use is in doubt.
-const DOUBT: Duration = Duration::from_millis(60);
 /// Silence below which packets that come in speak for the path in use.
 const LIVELY: Duration = Duration::from_millis(150);
 /// Probe interval of a path that is kept: below the 30 s after which NATs forget a flow.
@@ -364,18 +362,17 @@ impl Paths {
         }
         let active = self.active == Some(candidate.route);
         if candidate.alive(now) && candidate.answered_at().is_some() {
-            let interval = match (active, flow.sending) {
-                (true, true) if candidate.in_doubt(flow.unanswered_by(candidate, now)) => DOUBT,
-                (true, true) => return Some(candidate.last_probe()? + FLOWING),
-                (true, false) if candidate.lost() > 0 => DOUBT * 4,
-                (true, false) => return Some(candidate.last_contact()? + KEEP + self.lag()),
+            let (probed, kept) = (candidate.last_probe()?, candidate.last_contact()? + KEEP + self.lag());
+            let doubt = candidate.doubt(now, flow.unanswered_by(candidate, now));
+            return match (active, flow.sending) {
+                (true, true) => Some(probed + doubt.unwrap_or(FLOWING)),
+                (true, false) if candidate.lost() > 0 => Some(probed + doubt.unwrap_or(FLOWING) * 4),
                 // A standby direct path stays open; a relayed one is the relay's to keep.
-                (false, _) if candidate.kind == Kind::Relayed => return None,
-                (false, _) if candidate.is_poor() && self.on_carrier() => RECOVERING,
-                (false, _) if !candidate.is_believed() && self.on_carrier() => PROVING,
-                (false, _) => return Some(candidate.last_contact()? + KEEP + self.lag()),
+                (false, _) if candidate.kind == Kind::Relayed => None,
+                (false, _) if candidate.is_poor() && self.on_carrier() => Some(probed + RECOVERING),
+                (false, _) if !candidate.is_believed() && self.on_carrier() => Some(probed + PROVING),
+                _ => Some(kept),
             };
-            return Some(candidate.last_probe()? + interval);
         }
         let carried = self.carried(now);
         let wanted = active

@@ -4,6 +4,7 @@
 
 mod carriers;
 mod common;
+mod many;
 mod middlebox;
 
 use std::time::{Duration, Instant};
