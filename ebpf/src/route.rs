@@ -1,5 +1,8 @@
 //! AnyIP: `local` routes of whole ranges on the loopback interface, so that their packets end here.
 //!
+//! TCP and UDP meet the verdict of the steering program. ICMP does not: the host itself answers a ping of any
+//! address in the ranges.
+//!
 //! Ours bear a protocol number of their own, by which they are found again after a restart. They name a
 //! node address as the preferred source: without it the host's own processes would call a Service from
 //! the Service's address.

@@ -196,7 +196,8 @@ const OFFLINE: &[Promise] = &[
         name: "cloud-gone",
         sentence: "with the cloud gone for longer than every lease, new calls and new names work, the agent killed or not",
         needs: &[System],
-        rests_on: &[ServerAgent, Server],
+        // Not on sk_lookup: the scenario adds a Service first, upon which the agent attaches the program again.
+        rests_on: &[Punching, ClientAgent, ServerAgent, Dns, Server, Authority],
         scenario: offline::cloud_gone,
     },
     Promise {
