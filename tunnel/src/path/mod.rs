@@ -17,6 +17,8 @@ pub(crate) use candidate::{Candidate, Kind, Origin};
 const MAX_CANDIDATES: usize = 24;
 /// Probe interval of the path in use while packets flow.
 const FLOWING: Duration = Duration::from_secs(1);
+/// Packets that flow for less than this are an exchange, over by then: it proves the path by itself.
+const EXCHANGE: Duration = Duration::from_secs(3);
 /// Silence below which packets that come in speak for the path in use.
 const LIVELY: Duration = Duration::from_millis(150);
 /// Probe interval of a path that is kept: below the 30 s after which NATs forget a flow.
@@ -79,11 +81,13 @@ pub(crate) struct Flow {
 }
 
 impl Flow {
-    /// Since when packets that went out by `candidate` got nothing back. What a probe has answered since is no
-    /// doubt about the path: the last packet of an exchange is an acknowledgement, and gets none.
+    /// Since when packets that went out by `candidate` got nothing back. Where the last packet came in, nothing is
+    /// due; where an acknowledgement went out last, which gets none, a probe that was answered since has settled
+    /// it.
     fn unanswered_by(&self, candidate: &Candidate, now: Instant) -> Duration {
         let proven = candidate.answered_at().map(|at| now.saturating_duration_since(at));
-        if proven.is_some_and(|proven| proven <= self.sent) { Duration::ZERO } else { self.unanswered }
+        let settled = self.unanswered <= self.sent || proven.is_some_and(|proven| proven <= self.sent);
+        if settled { Duration::ZERO } else { self.unanswered }
     }
 }
 
@@ -120,6 +124,8 @@ pub(crate) struct Paths {
     candidates: Vec<Candidate>,
     active: Option<RouteKey>,
     demand: Demand,
+    /// Since when packets flow.
+    flows_since: Option<Instant>,
     epoch: Option<u64>,
     other_epoch: Option<(u64, Instant)>,
     next_id: u64,
@@ -136,6 +142,7 @@ impl Paths {
             candidates: Vec::new(),
             active: None,
             demand: Demand::None,
+            flows_since: None,
             epoch: None,
             other_epoch: None,
             next_id: first_id,
@@ -313,6 +320,7 @@ impl Paths {
 
     /// Does what is due and hands out what is to be done.
     pub(crate) fn poll(&mut self, now: Instant, flow: Flow) -> Vec<Action> {
+        self.flows_since = flow.sending.then(|| self.flows_since.unwrap_or(now));
         let mut died = false;
         for candidate in &mut self.candidates {
             // Packets that come in are life, however late the answers to probes are.
@@ -365,7 +373,10 @@ impl Paths {
             let (probed, kept) = (candidate.last_probe()?, candidate.last_contact()? + KEEP + self.lag());
             let doubt = candidate.doubt(now, flow.unanswered_by(candidate, now));
             return match (active, flow.sending) {
-                (true, true) => Some(probed + doubt.unwrap_or(FLOWING)),
+                (true, true) => Some(match doubt {
+                    Some(doubt) => probed + doubt,
+                    None => (probed + FLOWING).max(self.flows_since.unwrap_or(now) + EXCHANGE),
+                }),
                 (true, false) if candidate.lost() > 0 => Some(probed + doubt.unwrap_or(FLOWING) * 4),
                 // A standby direct path stays open; a relayed one is the relay's to keep.
                 (false, _) if candidate.kind == Kind::Relayed => None,

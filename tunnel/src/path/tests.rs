@@ -88,13 +88,18 @@ fn the_silence_after_an_exchange_is_settled_by_one_probe() {
     world.paths.add(world.now, direct(1), PUNCHED, Origin::Told);
     world.answer(direct(1), Some(ms(20)));
     world.run(ms(1000));
-    let before = world.probes;
-    // An acknowledgement was the last packet.
-    for silence in 0..2000 {
-        world.flow = Flow { sending: true, unanswered: ms(silence), sent: ms(silence) };
-        world.run(ms(1));
-    }
-    assert!(world.probes - before <= 4, "{} probes", world.probes - before);
+    let mut after = |sent_last: u64| {
+        world.flow = IDLE;
+        world.run(ms(3000));
+        let before = world.probes;
+        for silence in 0..2000 {
+            world.flow = Flow { sending: true, unanswered: ms(silence + sent_last), sent: ms(silence) };
+            world.run(ms(1));
+        }
+        world.probes - before
+    };
+    assert_eq!(after(0), 0, "the peer had the last word");
+    assert_eq!(after(5), 1, "an acknowledgement went out last");
     // What goes out on a path that has died is in doubt as ever.
     world.answer(direct(1), None);
     let before = world.probes;
