@@ -136,6 +136,10 @@ impl Cluster for Store {
         .boxed()
     }
 
+    fn beat(&self) -> bool {
+        self.session.get().is_some_and(Session::beat)
+    }
+
     fn is_connected(&self) -> bool {
         self.session.get().is_some_and(|session| *session.connected().borrow())
     }

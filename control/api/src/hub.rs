@@ -112,6 +112,8 @@ messages! {
         4 = WriteUp,
         /// Asks for a sign of life.
         5 = Alive,
+        /// Has the node's Lease renewed.
+        6 = Beat,
         /// Opens a stream of its own for one question.
         16 = Request,
     }
@@ -161,7 +163,15 @@ pub struct Welcome {
     pub release: String,
     /// The digests differ: the node is to send its [`Inventory`].
     pub inventory: bool,
+    /// The control renews the node's Lease at each [`Beat`]; an older one is sent [`Write::Lease`].
+    #[serde(default)]
+    pub beats: bool,
 }
+
+/// The node is well, and the control is to renew its Lease: a fraction of what the Lease itself would cost the
+/// uplink, and nothing on the node's disk. Not answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beat {}
 
 /// A part of what the node holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -93,11 +93,12 @@ impl Serve<'_> {
         let (writes, queued) = mpsc::channel(WRITE_WINDOW + 1);
         let (applied, acknowledged) = watch::channel(0);
         let (alive, asked) = watch::channel(0u64);
+        let (beat, beaten) = watch::channel(());
         let loops = async {
             tokio::try_join!(
-                self.read(read, applied, writes, alive),
+                self.read(read, applied, writes, alive, beat),
                 self.send(&dirty, &kinds, acknowledged, out.clone()),
-                self.write_up(queued, out.clone()),
+                self.write_up(queued, beaten, out.clone()),
                 answer_alive(asked, out.clone()),
                 write_out(outlet, outgoing),
             )
@@ -125,8 +126,8 @@ impl Serve<'_> {
         let dirty = self.shared.cache.follow(name);
         let desired = self.shared.cache.desired(name, kinds);
         let same = digest(desired.iter().map(|(key, version)| (key, version))) == *held;
-        let welcome =
-            Welcome { version: VERSION, release: env!("CARGO_PKG_VERSION").to_owned(), inventory: !same };
+        let release = env!("CARGO_PKG_VERSION").to_owned();
+        let welcome = Welcome { version: VERSION, release, inventory: !same, beats: true };
         outlet.say(&welcome.into()).await?;
         outlet.flush().await?;
         if !same {
@@ -145,6 +146,7 @@ impl Serve<'_> {
         applied: watch::Sender<u64>,
         writes: mpsc::Sender<WriteUp>,
         alive: watch::Sender<u64>,
+        beat: watch::Sender<()>,
     ) -> Result<Infallible, Broken> {
         loop {
             let message = frames::read(&mut read, MAX_MESSAGE).await?.ok_or(Broken::Ended)?;
@@ -156,6 +158,9 @@ impl Serve<'_> {
                     writes.try_send(write).map_err(|_| Broken::Protocol("more writes than its window"))?;
                 }
                 FromNode::Alive(_) => alive.send_modify(|asked| *asked += 1),
+                FromNode::Beat(_) => {
+                    beat.send_replace(());
+                }
                 FromNode::Unknown(_) => {}
                 FromNode::Hello(_) | FromNode::Inventory(_) | FromNode::Request(_) => {
                     return Err(Broken::Protocol("a message out of turn"));
@@ -205,12 +210,13 @@ impl Serve<'_> {
 
     async fn write_up(
         &self,
-        mut queued: mpsc::Receiver<WriteUp>,
+        queued: mpsc::Receiver<WriteUp>,
+        beaten: watch::Receiver<()>,
         out: mpsc::Sender<FromControl>,
     ) -> Result<Infallible, Broken> {
-        let mut writes = Writes::new(self.shared, self.node);
+        let mut writes = Writes::new(self.shared, self.node, queued, beaten);
         loop {
-            for written in writes.next(&mut queued).await.ok_or(Broken::Ended)? {
+            for written in writes.next().await.ok_or(Broken::Ended)? {
                 if let Some(reason) = &written.refused {
                     tracing::warn!(node = %self.node.node, reason, "a node's write was refused");
                 }

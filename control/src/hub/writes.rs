@@ -1,8 +1,12 @@
-//! The writes of one session in the order in which they came, with those set aside that the API may do later.
+//! The writes of one session in the order in which they came, with those set aside that the API may do later, and
+//! the node's Lease, which is renewed whenever the node says that it is well.
 
 use edgeloom_api::hub::{Write, WriteUp, Written};
 use edgeloom_tunnel::identity::Verified;
-use tokio::sync::mpsc;
+use serde_json::json;
+use time::OffsetDateTime;
+use time::macros::format_description;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::Shared;
@@ -10,22 +14,37 @@ use super::authorise::Verdict;
 use super::parked::{Parked, Waiting};
 use super::uplink::{Outcome, Uplink};
 
+/// How long a Lease stands without renewal, in seconds: kubelet's value.
+const LEASE_SECONDS: u32 = 40;
+
 pub(super) struct Writes<'a> {
     node: &'a Verified,
+    queued: mpsc::Receiver<WriteUp>,
+    beaten: watch::Receiver<()>,
     uplink: Uplink<'a>,
     parked: Parked,
 }
 
 impl<'a> Writes<'a> {
-    pub(super) fn new(shared: &'a Shared, node: &'a Verified) -> Self {
-        Self { node, uplink: Uplink::new(shared, node), parked: Parked::default() }
+    pub(super) fn new(
+        shared: &'a Shared,
+        node: &'a Verified,
+        queued: mpsc::Receiver<WriteUp>,
+        beaten: watch::Receiver<()>,
+    ) -> Self {
+        Self { node, queued, beaten, uplink: Uplink::new(shared, node), parked: Parked::default() }
     }
 
     /// Tries the next write, of the queue or of those set aside. Returns what the node is to be answered by now;
     /// `None` where the queue has ended.
-    pub(super) async fn next(&mut self, queued: &mut mpsc::Receiver<WriteUp>) -> Option<Vec<Written>> {
+    pub(super) async fn next(&mut self) -> Option<Vec<Written>> {
         tokio::select! {
-            next = queued.recv() => {
+            beaten = self.beaten.changed() => {
+                beaten.ok()?;
+                self.renew_lease().await;
+                Some(Vec::new())
+            }
+            next = self.queued.recv() => {
                 let WriteUp { id, write } = next?;
                 Some(self.first_try(id, write).await)
             }
@@ -53,6 +72,23 @@ impl<'a> Writes<'a> {
         };
         answers.extend(answer(id, outcome));
         answers
+    }
+
+    /// Renews the Lease by this host's clock, which is the one that everybody else's Leases go by. What fails is
+    /// done at the next beat.
+    async fn renew_lease(&mut self) {
+        let format =
+            format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
+        let name = self.node.node.to_string();
+        let body = json!({
+            "holderIdentity": name,
+            "leaseDurationSeconds": LEASE_SECONDS,
+            "renewTime": OffsetDateTime::now_utc().format(format).unwrap_or_default(),
+        });
+        let Verdict::Call(call) = self.uplink.judge(Write::Lease { name, body }).await else { return };
+        if let Outcome::Later(reason) | Outcome::Never(reason) = self.uplink.call(&call).await {
+            tracing::warn!(node = %self.node.node, reason, "the node's Lease was not renewed");
+        }
     }
 
     async fn next_try(&mut self) -> Option<Written> {

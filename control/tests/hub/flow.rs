@@ -116,6 +116,14 @@ async fn a_node_gets_what_it_needs_and_reports_what_it_did() {
         !api.list("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/edge-1").is_empty()
     })
     .await;
+    // A sign of life renews the lease, with nothing in the outbox.
+    let lease = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/edge-1";
+    assert!(edge.session.beat());
+    until("the renewal", || async {
+        let lease = api.get(lease).unwrap();
+        lease["spec"]["holderIdentity"] == NODE && lease["spec"]["renewTime"] != "now"
+    })
+    .await;
     // A status of a pod of that name which is gone is answered and forgotten.
     edge.outbox.put(status("another", "Failed")).await.unwrap();
     until("the answer", || async { edge.outbox.pending() == 0 }).await;

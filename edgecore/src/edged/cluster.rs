@@ -92,6 +92,8 @@ pub trait Cluster: Send + Sync + 'static {
         service_account: &str,
         body: Value,
     ) -> BoxFuture<'_, Result<Value, ClusterError>>;
+    /// Has the cloud renew the own Node's Lease. False where it does not: the Lease is to be reported.
+    fn beat(&self) -> bool;
     /// Whether the cloud is reached now.
     fn is_connected(&self) -> bool;
 }

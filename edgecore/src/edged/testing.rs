@@ -50,6 +50,8 @@ pub(crate) struct Memory {
     followers: Mutex<Vec<mpsc::UnboundedSender<Change>>>,
     pub(crate) reports: Mutex<Vec<Report>>,
     pub(crate) offline: std::sync::atomic::AtomicBool,
+    pub(crate) takes_beats: std::sync::atomic::AtomicBool,
+    pub(crate) beats: std::sync::atomic::AtomicUsize,
 }
 
 impl Memory {
@@ -137,6 +139,11 @@ impl Cluster for Memory {
             Err(ClusterError("the control is not reached".into()))
         };
         std::future::ready(answer).boxed()
+    }
+
+    fn beat(&self) -> bool {
+        self.beats.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.takes_beats.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     fn is_connected(&self) -> bool {

@@ -1,5 +1,9 @@
-//! Tells the cloud of the node: its status when that changes and every five minutes, its Lease every ten
-//! seconds, as kubelet does.
+//! Tells the cloud of the node: its status when that changes and once an hour, and every twenty seconds that it
+//! is well, by which its Lease is renewed.
+//!
+//! kubelet tells its status every five minutes and renews its Lease every ten seconds. Neither is asked of it: a
+//! Node is taken for lost after 40 s without a renewal, and a Node with a Lease not by the age of its status. An
+//! uplink that is paid by the megabyte is spared both.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -21,12 +25,14 @@ use crate::edged::Node;
 use crate::edged::cluster::{ClusterError, Report};
 use crate::edged::fields::Facts;
 
-/// How often the Lease is renewed and the node measured.
+/// How often the node is measured, and its Lease renewed where it has to write that itself.
 const HEARTBEAT: Duration = Duration::from_secs(10);
+/// How often the cloud is told that the node is well: one that comes late by as much again is in time still.
+const BEAT: Duration = Duration::from_secs(20);
 /// How often it is looked whether the cloud is back.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often the status is told although nothing has changed.
-const FULL: Duration = Duration::from_secs(300);
+const FULL: Duration = Duration::from_secs(3600);
 /// How long the Lease stands without renewal, in seconds.
 const LEASE_SECONDS: u32 = 40;
 
@@ -43,8 +49,15 @@ pub struct Settings {
 
 /// Reports until `cancel`.
 pub async fn run(node: Arc<Node>, settings: Settings, cancel: CancellationToken) {
-    let mut reporter =
-        Reporter { node, settings, machine: Machine::read(), told: Value::Null, when: None, annotated: None };
+    let mut reporter = Reporter {
+        node,
+        settings,
+        machine: Machine::read(),
+        told: Value::Null,
+        when: None,
+        well: None,
+        annotated: None,
+    };
     let mut tick = tokio::time::interval(LOOK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut connected, mut last) = (false, None);
@@ -59,6 +72,9 @@ pub async fn run(node: Arc<Node>, settings: Settings, cancel: CancellationToken)
             continue;
         }
         last = Some(Instant::now());
+        if back {
+            reporter.well = None;
+        }
         if let Err(error) = reporter.beat().await {
             tracing::warn!(%error, "the node's status was not told");
         }
@@ -71,6 +87,8 @@ struct Reporter {
     machine: Machine,
     told: Value,
     when: Option<Instant>,
+    /// When the cloud was last told that the node is well, without a Lease.
+    well: Option<Instant>,
     /// The site address that was told.
     annotated: Option<String>,
 }
@@ -78,11 +96,7 @@ struct Reporter {
 impl Reporter {
     async fn beat(&mut self) -> Result<(), ClusterError> {
         let now = OffsetDateTime::now_utc();
-        // While the cloud is away a Lease says nothing, and writing it would wear the disk.
-        if self.node.cluster.is_connected() {
-            let lease = self.lease(now);
-            self.node.cluster.report(Report::Lease(lease)).await?;
-        }
+        self.renew_lease(now).await?;
         self.refresh_addresses();
         self.annotate().await?;
         let measured = self.measure().await;
@@ -94,6 +108,19 @@ impl Reporter {
             self.when = Some(Instant::now());
         }
         Ok(())
+    }
+
+    async fn renew_lease(&mut self, now: OffsetDateTime) -> Result<(), ClusterError> {
+        // While the cloud is away a Lease says nothing, and writing it would wear the disk.
+        let told = self.well.is_some_and(|well| well.elapsed() + LOOK < BEAT);
+        if told || !self.node.cluster.is_connected() {
+            return Ok(());
+        }
+        if self.node.cluster.beat() {
+            self.well = Some(Instant::now());
+            return Ok(());
+        }
+        self.node.cluster.report(Report::Lease(self.lease(now))).await
     }
 
     /// The last status, with the conditions that others have set.
@@ -160,5 +187,41 @@ impl Reporter {
             images: images.map(|answer| answer.images).unwrap_or_default(),
             max_pods: self.settings.max_pods,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+    use crate::edged::testing::{self, Memory};
+
+    /// Beats and Leases of two minutes.
+    async fn two_minutes(memory: &Arc<Memory>) -> (usize, usize) {
+        let node = testing::node(memory, Path::new("/nonexistent"), Path::new("/nonexistent"));
+        let settings = Settings { max_pods: 110, address: Some([192, 168, 1, 2].into()), interface: None };
+        let cancel = CancellationToken::new();
+        let running = run(Arc::new(node), settings, cancel.clone());
+        tokio::join!(running, async {
+            tokio::time::sleep(Duration::from_millis(119_500)).await;
+            cancel.cancel();
+        });
+        let reports = memory.reports.lock().unwrap();
+        let leases = reports.iter().filter(|report| matches!(report, Report::Lease(_))).count();
+        (memory.beats.load(Ordering::Relaxed), leases)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_lease_is_renewed_by_beats_or_written_where_those_are_not_taken() {
+        let memory = Arc::new(Memory::default());
+        memory.takes_beats.store(true, Ordering::Relaxed);
+        assert_eq!(two_minutes(&memory).await, (6, 0));
+        let older = Arc::new(Memory::default());
+        assert_eq!(two_minutes(&older).await.1, 12);
+        let away = Arc::new(Memory::default());
+        away.offline.store(true, Ordering::Relaxed);
+        assert_eq!(two_minutes(&away).await, (0, 0));
     }
 }

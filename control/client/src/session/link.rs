@@ -12,15 +12,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use edgeloom_api::hub::{
-    Alive, Applied, CloseReason, Closing, FromControl, FromNode, Hello, INVENTORY_CHUNK, Inventory, Key,
-    VERSION, Version, WRITE_WINDOW, Welcome, WriteUp, Written, digest,
+    Alive, Applied, Beat, CloseReason, Closing, FromControl, FromNode, Hello, INVENTORY_CHUNK, Inventory,
+    Key, VERSION, Version, WRITE_WINDOW, Welcome, WriteUp, Written, digest,
 };
 use edgeloom_api::kind;
 use edgeloom_api::message::{MAX_MESSAGE, MessageError};
 use edgeloom_tunnel::frames::{self, FrameError};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::{Session, Stage};
@@ -107,6 +107,8 @@ impl Link<'_> {
             Ok(Err(broken)) => return broken,
             Err(_) => return Broken::Silent,
         }
+        // Before anybody knows that there is a session: none is to be missed.
+        let beats = self.session.0.beat.subscribe();
         self.session.stage(Stage::Connected);
         self.session.0.metrics.sessions.inc();
         let (changes, incoming) = mpsc::channel(CHANGES);
@@ -119,6 +121,7 @@ impl Link<'_> {
                 self.apply(incoming, out.clone()),
                 self.send(out.clone(), answered, &pulse),
                 listen(out.clone(), &pulse),
+                beat(beats, out.clone()),
                 write_out(write, outgoing),
             )
         };
@@ -139,12 +142,13 @@ impl Link<'_> {
         say(write, &hello.into()).await?;
         write.flush().await?;
         let welcome = frames::read(read, MAX_MESSAGE).await?.ok_or(Broken::Ended)?;
-        let Welcome { inventory, release, .. } = match FromControl::decode(&welcome)? {
+        let Welcome { inventory, release, beats, .. } = match FromControl::decode(&welcome)? {
             FromControl::Welcome(welcome) => welcome,
             FromControl::Closing(closing) => return Err(Broken::Closed(closing)),
             _ => return Err(Broken::Protocol("it did not answer the hello")),
         };
         tracing::info!(release, differs = inventory, "the control is connected");
+        self.session.0.takes_beats.store(beats, Ordering::Relaxed);
         if inventory {
             for part in inventory_parts(held) {
                 say(write, &part.into()).await?;
@@ -301,6 +305,13 @@ async fn listen(out: mpsc::Sender<FromNode>, pulse: &Pulse) -> Result<Infallible
         if silence > ASK_AFTER {
             out.send(Alive {}.into()).await.map_err(|_| Broken::Ended)?;
         }
+    }
+}
+
+async fn beat(mut asked: watch::Receiver<()>, out: mpsc::Sender<FromNode>) -> Result<Infallible, Broken> {
+    loop {
+        asked.changed().await.map_err(|_| Broken::Ended)?;
+        out.send(Beat {}.into()).await.map_err(|_| Broken::Ended)?;
     }
 }
 

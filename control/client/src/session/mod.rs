@@ -8,6 +8,7 @@ mod link;
 mod renewal;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use edgeloom_api::hub::{Answer, Failure, FromControl, FromNode, Request};
@@ -99,6 +100,9 @@ struct Shared {
     metrics: Metrics,
     connected: watch::Sender<bool>,
     synced: watch::Sender<bool>,
+    /// Changes when the control is to be told that the node is well.
+    beat: watch::Sender<()>,
+    takes_beats: AtomicBool,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -138,6 +142,8 @@ impl Session {
             metrics: Metrics::new(registry)?,
             connected: watch::Sender::new(false),
             synced: watch::Sender::new(false),
+            beat: watch::Sender::new(()),
+            takes_beats: AtomicBool::new(false),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
@@ -157,6 +163,15 @@ impl Session {
     /// Whether the metastore holds what the control does, but for changes on their way; and when that changes.
     pub fn synced(&self) -> watch::Receiver<bool> {
         self.0.synced.subscribe()
+    }
+
+    /// Has the control renew the node's Lease. False where it does not do that: there is no session, or it is older.
+    pub fn beat(&self) -> bool {
+        let taken = *self.0.connected.borrow() && self.0.takes_beats.load(Ordering::Relaxed);
+        if taken {
+            self.0.beat.send_replace(());
+        }
+        taken
     }
 
     /// Asks the control for an object and waits for it; fails at once where there is no session.
