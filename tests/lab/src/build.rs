@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use nix::mount::{MsFlags, mount};
 
 use crate::lab::mounts_below;
-use crate::nat::{self, NatKind, Ruleset};
+use crate::nat::{self, Egress, NatKind, Ruleset};
 use crate::network::{self, Cable};
 use crate::state::NatState;
 use crate::topology::NatSpec;
@@ -31,8 +31,18 @@ impl Lab {
     /// # Errors
     /// Where there is no such NAT.
     pub fn set_nat_kind(&mut self, name: &str, kind: NatKind) -> Result<()> {
-        self.nat(name)?;
-        self.state.nats.insert(name.into(), NatState { kind, rebinds: 0 });
+        let (_, state) = self.nat(name)?;
+        self.state.nats.insert(name.into(), NatState { kind, rebinds: 0, ..state });
+        self.renew_nat(name)
+    }
+
+    /// Lets out from now on what `egress` says; the NAT forgets its mappings.
+    ///
+    /// # Errors
+    /// Where there is no such NAT.
+    pub fn set_egress(&mut self, name: &str, egress: Egress) -> Result<()> {
+        let (_, state) = self.nat(name)?;
+        self.state.nats.insert(name.into(), NatState { egress, ..state });
         self.renew_nat(name)
     }
 
@@ -60,8 +70,7 @@ impl Lab {
             Link::Whole => {
                 cable.restore()?;
                 // With the carrier the kernel dropped the routes.
-                let station = &cable.station;
-                self.gateway(name).map_or(Ok(()), |gateway| network::default_route(station, Some(gateway)))
+                self.set_routes(name)
             }
         }
     }
@@ -148,13 +157,12 @@ impl Lab {
         self.connect(&spec.name)?;
         if fresh {
             let neighbours = self.state.topology.neighbours(&spec.outside.segment, &spec.name);
-            netns.nft(
-                &ruleset(spec, NatState { kind: spec.kind, rebinds: 0 }, &neighbours).render_counters(),
-            )?;
+            netns.nft(&nat::render_counters(&neighbours))?;
         }
         let known = self.state.nats.get(&spec.name).copied();
-        if fresh || known.is_none_or(|nat| nat.kind != spec.kind) {
-            self.set_nat_kind(&spec.name, spec.kind)?;
+        if fresh || known.is_none_or(|nat| nat.kind != spec.kind || nat.egress != spec.egress) {
+            self.state.nats.insert(spec.name.clone(), NatState::new(spec));
+            self.renew_nat(&spec.name)?;
         }
         Ok(())
     }
@@ -163,7 +171,7 @@ impl Lab {
         let (spec, state) = self.nat(name)?;
         self.state.save(&self.directory)?;
         let netns = self.netns(name);
-        netns.nft(&ruleset(spec, state, &[]).render())?;
+        netns.nft(&self.ruleset(spec, state).render())?;
         shell::run(netns.command("conntrack").arg("-F")).map(drop)
     }
 
@@ -174,7 +182,20 @@ impl Lab {
             Error::Unknown { what: "NAT", name: name.into(), known: known.join(", ") }
         })?;
         let state = self.state.nats.get(name).copied();
-        Ok((spec, state.unwrap_or(NatState { kind: spec.kind, rebinds: 0 })))
+        Ok((spec, state.unwrap_or(NatState::new(spec))))
+    }
+
+    fn ruleset(&self, spec: &NatSpec, state: NatState) -> Ruleset {
+        let inside = self.state.topology.neighbours(&spec.inside.segment, &spec.name);
+        let addresses = inside.into_iter().flat_map(|(_, addresses)| addresses);
+        Ruleset {
+            kind: state.kind,
+            address: spec.outside.ipv4().unwrap_or(Ipv4Addr::UNSPECIFIED),
+            inside: addresses.filter_map(network::ipv4).collect(),
+            rebinds: state.rebinds,
+            egress: state.egress,
+            hairpin: spec.hairpin,
+        }
     }
 
     /// Plugs in every cable of a host or NAT, and its link to the machine.
@@ -187,7 +208,7 @@ impl Lab {
             let spec = self.state.topology.hosts.iter().find(|host| host.name == name);
             network::link_machine(&netns, link, spec.map_or(&[], |host| &host.machine_ports))?;
         }
-        network::default_route(&netns, self.gateway(name))
+        self.set_routes(name)
     }
 
     fn unplug(&self, name: &str) -> Result<()> {
@@ -200,10 +221,9 @@ impl Lab {
         Ok(())
     }
 
-    fn gateway(&self, name: &str) -> Option<IpAddr> {
-        let topology = &self.state.topology;
-        let host = topology.hosts.iter().find(|host| host.name == name).and_then(|host| host.gateway);
-        host.or_else(|| topology.nats.iter().find(|nat| nat.name == name).and_then(|nat| nat.gateway))
+    fn set_routes(&self, name: &str) -> Result<()> {
+        let station = self.netns(name);
+        self.state.topology.routes(name).iter().try_for_each(|route| network::route(&station, route))
     }
 
     /// Every cable with whose it is and the addresses at its end; a NAT's outside comes before its inside.
@@ -243,14 +263,4 @@ fn wan_of<'a>(name: &str, cable: &'a Cable) -> Result<&'a WanLink> {
     let none =
         || Error::Machine(format!("{name}: its link is no WAN; bring the lab up with one (`lab up --wan`)"));
     cable.wan.as_ref().map(|(link, _)| link).ok_or_else(none)
-}
-
-fn ruleset<'a>(spec: &NatSpec, state: NatState, neighbours: &'a [(String, Vec<IpAddr>)]) -> Ruleset<'a> {
-    let address = spec.outside.addresses.iter().map(ipnet::IpNet::addr).find(IpAddr::is_ipv4);
-    Ruleset {
-        kind: state.kind,
-        address: address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-        neighbours,
-        rebinds: state.rebinds,
-    }
 }

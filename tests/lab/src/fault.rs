@@ -3,6 +3,7 @@
 use nix::sys::signal::Signal;
 
 use crate::build::Link;
+use crate::nat::Egress;
 use crate::{Lab, NatKind, Result, Wan};
 
 /// One fault, or the end of one.
@@ -42,6 +43,13 @@ pub enum Fault {
         /// Its kind from now on.
         kind: NatKind,
     },
+    /// The NAT lets out something else.
+    Egress {
+        /// NAT.
+        name: String,
+        /// What it lets out from now on.
+        egress: Egress,
+    },
     /// The WAN of a host or NAT takes other conditions.
     Wan {
         /// Host or NAT.
@@ -75,6 +83,7 @@ impl Lab {
             Fault::Boot { name } => self.boot(name),
             Fault::Rebind { name } => self.rebind_nat(name),
             Fault::Nat { name, kind } => self.set_nat_kind(name, *kind),
+            Fault::Egress { name, egress } => self.set_egress(name, *egress),
             Fault::Wan { name, wan } => self.set_wan(name, wan),
             Fault::Signal { name, program, signal } => self.host(name)?.signal(program, *signal).map(drop),
         }

@@ -10,7 +10,7 @@ use nix::mount::{MntFlags, umount2};
 use serde::Serialize;
 
 use crate::cgroup::{Cgroup, Hierarchy};
-use crate::nat::{self, Counters, NatKind};
+use crate::nat::{self, Counters, Egress, NatKind};
 use crate::network::{self, Netns};
 use crate::state::{MachineLink, State};
 use crate::wan::Wan;
@@ -239,11 +239,13 @@ fn check_name(root: &Path, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether two topologies differ in nothing but the kinds of their NATs and what their WANs do.
+/// Whether two topologies differ in nothing but the kinds of their NATs, what these let out, and what their WANs do.
 fn same_shape(one: &Topology, other: &Topology) -> bool {
     let plain = |topology: &Topology| {
         let mut topology = topology.clone();
-        topology.nats.iter_mut().for_each(|nat| nat.kind = NatKind::default());
+        for nat in &mut topology.nats {
+            (nat.kind, nat.egress) = (NatKind::default(), Egress::All);
+        }
         topology.interfaces_mut().filter_map(|i| i.wan.as_mut()).for_each(|wan| *wan = Wan::default());
         topology
     };

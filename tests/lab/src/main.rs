@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
+use edgeloom_lab::nat::Egress;
 use edgeloom_lab::{Conditions, Fault, Lab, NatKind, Topology, Wan, containerd, wan};
 use nix::sys::signal::Signal;
 
@@ -150,6 +151,14 @@ enum FaultVerb {
         /// Kind.
         kind: NatKind,
     },
+    /// Change what a NAT lets out: all, no-udp, https (TCP to port 443), none.
+    Egress {
+        /// NAT.
+        name: String,
+        /// What it lets out.
+        #[arg(value_parser = parse_egress)]
+        egress: Egress,
+    },
     /// Change the WAN of a host or NAT: both directions, or each.
     Wan {
         /// Host or NAT.
@@ -270,11 +279,16 @@ fn fault(verb: FaultVerb) -> Fault {
         FaultVerb::Boot { name } => Fault::Boot { name },
         FaultVerb::Rebind { name } => Fault::Rebind { name },
         FaultVerb::Nat { name, kind } => Fault::Nat { name, kind },
+        FaultVerb::Egress { name, egress } => Fault::Egress { name, egress },
         FaultVerb::Wan { name, conditions, down } => {
             Fault::Wan { name, wan: Wan { down: down.unwrap_or(conditions), ..Wan::both(conditions) } }
         }
         FaultVerb::Signal { name, program, signal } => Fault::Signal { name, program, signal },
     }
+}
+
+fn parse_egress(text: &str) -> Result<Egress, String> {
+    serde_yaml_ng::from_str(text).map_err(|_| format!("{text:?}: known are all, no-udp, https, none"))
 }
 
 fn parse_signal(text: &str) -> Result<Signal, String> {

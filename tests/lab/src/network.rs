@@ -4,7 +4,7 @@
 //! so that no name of theirs is ever seen on the machine.
 
 use std::fs::File;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
@@ -180,9 +180,18 @@ impl Cable {
     }
 }
 
-/// Points the default route of `station` to `gateway`.
-pub(crate) fn default_route(station: &Netns, gateway: Option<IpAddr>) -> Result<()> {
-    gateway.map_or(Ok(()), |gateway| station.ip(&format!("route replace default via {gateway}")))
+/// The address, if it is of IPv4.
+pub(crate) fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
+}
+
+/// Gives `station` a route: to where, and by which neighbour.
+pub(crate) fn route(station: &Netns, (to, via): &(IpNet, IpAddr)) -> Result<()> {
+    let family = if via.is_ipv4() { "-4" } else { "-6" };
+    station.ip(&format!("{family} route replace {to} via {via}"))
 }
 
 /// Links a host to the machine's own namespace; only `ports` answer there.
@@ -223,7 +232,10 @@ pub(crate) fn unlink_machine(link: &MachineLink) {
 
 /// Lets a NAT forward; everything else about it is its ruleset.
 pub(crate) fn forward(nat: &Netns) -> Result<()> {
-    let script = "echo 1 > /proc/sys/net/ipv4/ip_forward";
+    // A machine without IPv6 has nothing to forward there.
+    let script = "echo 1 > /proc/sys/net/ipv4/ip_forward
+        all=/proc/sys/net/ipv6/conf/all/forwarding
+        [ ! -e $all ] || echo 1 > $all";
     shell::run(nat.command("sh").args(["-c", script]))
         .map(drop)
         .map_err(|error| Error::Machine(format!("{}: forwarding cannot be switched on: {error}", nat.0)))

@@ -8,7 +8,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::nat::NatKind;
+use crate::nat::{Egress, NatKind};
+use crate::topology::NatSpec;
 use crate::wan::Wan;
 use crate::{Error, Result, Topology};
 
@@ -46,6 +47,15 @@ pub(crate) struct MachineLink {
 pub(crate) struct NatState {
     pub(crate) kind: NatKind,
     pub(crate) rebinds: u16,
+    #[serde(default)]
+    pub(crate) egress: Egress,
+}
+
+impl NatState {
+    /// As the topology has it.
+    pub(crate) fn new(spec: &NatSpec) -> Self {
+        Self { kind: spec.kind, rebinds: 0, egress: spec.egress }
+    }
 }
 
 impl State {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::nat::NatKind;
+use crate::nat::{Egress, NatKind};
 use crate::wan::Wan;
 use crate::{Error, Result};
 
@@ -37,6 +37,9 @@ pub struct HostSpec {
     /// Where its default route leads, if anywhere.
     #[serde(default)]
     pub gateway: Option<IpAddr>,
+    /// Where its default route for IPv6 leads, of a host that has one for each family.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway6: Option<Ipv6Addr>,
     /// TCP ports that answer the machine's own namespace on a link of their own; none, no link.
     #[serde(default)]
     pub machine_ports: Vec<u16>,
@@ -60,6 +63,11 @@ impl Interface {
     pub fn new(segment: &str, addresses: Vec<IpNet>) -> Self {
         Self { segment: segment.into(), addresses, wan: None }
     }
+
+    /// Its first IPv4 address.
+    pub(crate) fn ipv4(&self) -> Option<Ipv4Addr> {
+        self.addresses.iter().map(IpNet::addr).find_map(crate::network::ipv4)
+    }
 }
 
 /// A router that translates what leaves by `outside`.
@@ -77,6 +85,12 @@ pub struct NatSpec {
     /// Its default route, where the internet is more than one segment (a NAT behind a NAT).
     #[serde(default)]
     pub gateway: Option<IpAddr>,
+    /// What may leave the site.
+    #[serde(default)]
+    pub egress: Egress,
+    /// Whether hosts inside reach each other at their outside addresses.
+    #[serde(default)]
+    pub hairpin: bool,
 }
 
 impl Topology {
@@ -90,11 +104,14 @@ impl Topology {
                 outside: Interface::new("internet", internet(host)),
                 inside: Interface::new(&lan, vec![lan_address(1)]),
                 gateway: None,
+                egress: Egress::All,
+                hairpin: false,
             };
             let edge = HostSpec {
                 name: format!("edge-{letter}"),
                 interfaces: vec![Interface::new(&lan, vec![lan_address(2)])],
                 gateway: Some(lan_address(1).addr()),
+                gateway6: None,
                 machine_ports: Vec::new(),
             };
             (nat, edge)
@@ -104,6 +121,7 @@ impl Topology {
             name: "cloud".into(),
             interfaces: vec![Interface::new("internet", internet(10))],
             gateway: None,
+            gateway6: None,
             machine_ports: vec![6443, 20007],
         };
         Self {
@@ -181,6 +199,34 @@ impl Topology {
         self.nats.iter_mut().for_each(|nat| nat.outside.wan = Some(wan.clone()));
     }
 
+    /// The routes of a host or NAT: its default routes, and to the IPv6 ranges behind the NATs beside it, which
+    /// are routed, not translated.
+    pub fn routes(&self, name: &str) -> Vec<(IpNet, IpAddr)> {
+        let host = self.hosts.iter().find(|host| host.name == name);
+        let nat = self.nats.iter().find(|nat| nat.name == name);
+        let gateways = [
+            host.and_then(|host| host.gateway),
+            host.and_then(|host| host.gateway6).map(IpAddr::from),
+            nat.and_then(|nat| nat.gateway),
+        ];
+        let everywhere = |gateway: IpAddr| {
+            let any = if gateway.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+            (net(any, 0), gateway)
+        };
+        let mut routes: Vec<_> = gateways.into_iter().flatten().map(everywhere).collect();
+        for (_, interface) in self.interfaces().filter(|(owner, _)| *owner == name) {
+            let beside = self.nats.iter().filter(|nat| nat.name != name);
+            for nat in beside.filter(|nat| nat.outside.segment == interface.segment) {
+                let Some(via) = nat.outside.addresses.iter().map(IpNet::addr).find(IpAddr::is_ipv6) else {
+                    continue;
+                };
+                let behind = nat.inside.addresses.iter().filter(|range| range.addr().is_ipv6());
+                routes.extend(behind.map(|range| (range.trunc(), via)));
+            }
+        }
+        routes
+    }
+
     /// Who else is on `segment` than `name`, with the addresses there.
     pub fn neighbours(&self, segment: &str, name: &str) -> Vec<(String, Vec<IpAddr>)> {
         self.interfaces()
@@ -227,6 +273,20 @@ mod tests {
         let names: Vec<_> =
             topology.neighbours("internet", "nat-a").into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["cloud", "nat-b"]);
+    }
+
+    #[test]
+    fn routes_lead_to_gateways_and_to_ipv6_behind_nats() {
+        let mut topology = Topology::two_sites(NatKind::default());
+        assert_eq!(topology.routes("cloud"), []);
+        topology.nats[0].inside.addresses.push("2001:db8:a::1/64".parse().unwrap());
+        topology.hosts[1].gateway6 = Some("2001:db8:a::1".parse().unwrap());
+        let text =
+            |name| topology.routes(name).iter().map(|(to, via)| format!("{to} {via}")).collect::<Vec<_>>();
+        assert_eq!(text("cloud"), ["2001:db8:a::/64 2001:db8:113::21"]);
+        assert_eq!(text("nat-b"), ["2001:db8:a::/64 2001:db8:113::21"]);
+        assert_eq!(text("edge-a"), ["0.0.0.0/0 192.168.10.1", "::/0 2001:db8:a::1"]);
+        assert_eq!(text("nat-a"), [""; 0]);
     }
 
     #[test]

@@ -17,13 +17,16 @@ const NAME: &str = "labcheck";
 /// How long a datagram may take through a NAT.
 const PATIENCE: Duration = Duration::from_millis(300);
 /// Every kind that the lab can make.
-const KINDS: [&str; 9] = [
+const KINDS: [&str; 12] = [
     "eim-eif-kept",
     "eim-adf-kept",
     "eim-apdf-kept",
     "eim-eif-remapped",
     "eim-adf-remapped",
     "eim-apdf-remapped",
+    "adm-eif-kept",
+    "adm-adf-kept",
+    "adm-apdf-kept",
     "adm-eif-remapped",
     "adm-adf-remapped",
     "adm-apdf-remapped",
