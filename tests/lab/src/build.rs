@@ -156,8 +156,7 @@ impl Lab {
         }
         self.connect(&spec.name)?;
         if fresh {
-            let neighbours = self.state.topology.neighbours(&spec.outside.segment, &spec.name);
-            netns.nft(&nat::render_counters(&neighbours))?;
+            netns.nft(&nat::render_counters(&self.state.topology.outside_of(spec)))?;
         }
         let known = self.state.nats.get(&spec.name).copied();
         if fresh || known.is_none_or(|nat| nat.kind != spec.kind || nat.egress != spec.egress) {

@@ -199,6 +199,20 @@ impl Topology {
         self.nats.iter_mut().for_each(|nat| nat.outside.wan = Some(wan.clone()));
     }
 
+    /// Who else is on a NAT's outside, with the addresses there and the IPv6 ranges behind.
+    pub(crate) fn outside_of(&self, nat: &NatSpec) -> Vec<(String, Vec<IpNet>)> {
+        let neighbours = self.neighbours(&nat.outside.segment, &nat.name);
+        let ranges = |(name, addresses): (String, Vec<IpAddr>)| {
+            let behind = self.nats.iter().filter(|other| other.name == name);
+            let behind =
+                behind.flat_map(|other| &other.inside.addresses).filter(|range| range.addr().is_ipv6());
+            let own = addresses.into_iter().map(IpNet::from);
+            let all = own.chain(behind.map(IpNet::trunc)).collect();
+            (name, all)
+        };
+        neighbours.into_iter().map(ranges).collect()
+    }
+
     /// The routes of a host or NAT: its default routes, and to the IPv6 ranges behind the NATs beside it, which
     /// are routed, not translated.
     pub fn routes(&self, name: &str) -> Vec<(IpNet, IpAddr)> {
@@ -214,7 +228,8 @@ impl Topology {
             (net(any, 0), gateway)
         };
         let mut routes: Vec<_> = gateways.into_iter().flatten().map(everywhere).collect();
-        for (_, interface) in self.interfaces().filter(|(owner, _)| *owner == name) {
+        let own = self.interfaces().filter(|(owner, _)| *owner == name).map(|(_, interface)| interface);
+        for interface in own.filter(|own| own.addresses.iter().any(|address| address.addr().is_ipv6())) {
             let beside = self.nats.iter().filter(|nat| nat.name != name);
             for nat in beside.filter(|nat| nat.outside.segment == interface.segment) {
                 let Some(via) = nat.outside.addresses.iter().map(IpNet::addr).find(IpAddr::is_ipv6) else {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::WAN;
@@ -26,13 +26,13 @@ pub struct Traffic {
 }
 
 /// The ruleset that counts: a table of its own, which a change of kind leaves alone.
-pub(crate) fn render(neighbours: &[(String, Vec<IpAddr>)]) -> String {
+pub(crate) fn render(neighbours: &[(String, Vec<IpNet>)]) -> String {
     let mut text = String::from("table inet count {\n");
     let (mut sent, mut received) = (String::new(), String::new());
     for (name, addresses) in neighbours {
         let _ = writeln!(text, "  counter sent-{name} {{ }}\n  counter received-{name} {{ }}");
         for address in addresses {
-            let family = if address.is_ipv4() { "ip" } else { "ip6" };
+            let family = if address.addr().is_ipv4() { "ip" } else { "ip6" };
             let _ = writeln!(sent, "    oifname {WAN} {family} daddr {address} counter name sent-{name}");
             let _ =
                 writeln!(received, "    iifname {WAN} {family} saddr {address} counter name received-{name}");

@@ -1,0 +1,92 @@
+//! Two nodes of the real tunnel behind every pair of NATs and in every other place, each with what RFC 4787
+//! predicts of it.
+//!
+//! [`cells`] is what is tried and what is predicted; [`place`] makes the lab for it; [`run`] starts a relay and,
+//! cell by cell, two nodes ([`process`], [`node`]) and compares; [`report`] tells. A node is this same program.
+
+mod cells;
+mod cluster;
+mod node;
+mod place;
+mod process;
+mod report;
+mod run;
+mod transfer;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Directory of labs.
+pub(crate) const LABS: &str = "/var/lib/edgeloom-lab";
+
+/// NATs and networks, and the paths that the tunnel finds through them.
+#[derive(Debug, Parser)]
+#[command(name = "matrix", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the cells in a lab of their own, and compare what is found with what is predicted.
+    Run {
+        /// Only cells whose names contain one of these, with commas between them.
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+        /// Name of the lab.
+        #[arg(long, default_value = "matrix")]
+        lab: String,
+        /// Write the results here, as JSON.
+        #[arg(long)]
+        json: Option<PathBuf>,
+        /// Put the table into this page, between its marks.
+        #[arg(long)]
+        page: Option<PathBuf>,
+    },
+    /// Print the cells and their predictions, as JSON.
+    List,
+    /// Be a node; the run starts it.
+    #[command(hide = true)]
+    Node(node::NodeArguments),
+}
+
+fn main() -> ExitCode {
+    match act(Cli::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("matrix: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether all is as it should be.
+fn act(cli: Cli) -> Result<bool> {
+    match cli.command {
+        Verb::List => {
+            println!("{}", serde_json::to_string_pretty(&cells::all())?);
+            Ok(true)
+        }
+        Verb::Run { only, lab, json, page } => {
+            let wanted = |name: &str| only.is_empty() || only.iter().any(|part| name.contains(part.as_str()));
+            let cells = cells::all().into_iter().filter(|cell| wanted(&cell.name)).collect();
+            let results = run::run(&lab, cells)?;
+            report::print(&results);
+            json.map_or(Ok(()), |path| report::write_json(&results, &path))?;
+            page.map_or(Ok(()), |path| report::write_page(&results, &path))?;
+            Ok(results.iter().all(|(cell, outcome)| outcome.is_good(cell)))
+        }
+        Verb::Node(arguments) => {
+            let filter = tracing_subscriber::EnvFilter::from_default_env();
+            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(node::run(&arguments))?;
+            Ok(true)
+        }
+    }
+}

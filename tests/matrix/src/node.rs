@@ -1,0 +1,165 @@
+//! A node that does what it is told on standard input and says on standard output what happens, a JSON object a
+//! line: the real tunnel, and on it requests of 64 bytes and transfers whose hash is checked.
+
+use std::net::SocketAddr;
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use edgeloom_model::{NodeName, Site};
+use edgeloom_tunnel::identity::{Role, Trust};
+use edgeloom_tunnel::{Config, Path, Peer, PeerId, RelayPeer, Tunnel};
+use prometheus::Registry;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+
+use crate::cluster::{self, CLUSTER};
+use crate::transfer::{self, Received};
+
+/// How often the path is looked at.
+const LOOK: Duration = Duration::from_millis(1);
+/// How long a stream is tried for.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A node of a cell.
+#[derive(Debug, Args)]
+pub(crate) struct NodeArguments {
+    /// Folder that all nodes share: CA and keys.
+    #[arg(long)]
+    pub(crate) folder: PathBuf,
+    /// Its name.
+    #[arg(long)]
+    pub(crate) name: String,
+    /// Its site.
+    #[arg(long)]
+    pub(crate) site: String,
+    /// Address to listen on.
+    #[arg(long)]
+    pub(crate) listen: SocketAddr,
+    /// Serve as a relay.
+    #[arg(long)]
+    pub(crate) serve: bool,
+    /// A relay, as NAME=ADDRESS:PORT.
+    #[arg(long)]
+    pub(crate) relay: Vec<String>,
+    /// The other node, as NAME@SITE, or NAME@SITE=ADDRESS:PORT where it has a public address.
+    #[arg(long)]
+    pub(crate) peer: Option<String>,
+}
+
+/// What a node says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub(crate) enum Event {
+    /// It listens.
+    Up,
+    /// A relay answers it.
+    Ready,
+    /// The first answer of the peer came, so many milliseconds after the visit began.
+    Answer { ms: f64 },
+    /// The path to the peer is another.
+    Path { ms: f64, kind: String, path: String },
+    /// The peer took so many bytes.
+    Sent(Received),
+    /// What it was told to do failed.
+    Failed { error: String },
+}
+
+/// Says it.
+fn say(event: &Event) {
+    println!("{}", serde_json::to_string(event).expect("events have no maps"));
+}
+
+/// Runs until standard input ends.
+pub(crate) async fn run(arguments: &NodeArguments) -> Result<()> {
+    let authority = cluster::authority(&arguments.folder)?;
+    let identity = cluster::identity(&arguments.folder, &arguments.name)?;
+    let role = if arguments.serve { Role::Relay } else { Role::Edge };
+    let credential = cluster::credential(&authority, &identity, &arguments.name, &arguments.site, role)?;
+    let trust = Trust::new(CLUSTER, [authority.certificate()])?;
+    let (tunnel, incoming) =
+        Tunnel::start(config(arguments)?, Arc::new(identity), credential, trust, &Registry::new()).await?;
+    let serving = tokio::spawn(transfer::serve(incoming));
+    say(&Event::Up);
+    let peer = arguments.peer.as_deref().map(|text| peer(&arguments.folder, text)).transpose()?;
+    let result = obey(&tunnel, peer).await;
+    tunnel.shutdown(Duration::from_millis(200)).await;
+    serving.await?;
+    result
+}
+
+fn config(arguments: &NodeArguments) -> Result<Config> {
+    let relay = |text: &String| {
+        let (name, address) = text.split_once('=').context("--relay: expected NAME=ADDRESS:PORT")?;
+        let peer = cluster::identity(&arguments.folder, name)?.peer_id();
+        Ok(RelayPeer { peer, addresses: vec![address.parse()?] })
+    };
+    Ok(Config {
+        listen: arguments.listen,
+        relay: arguments.serve,
+        relays: arguments.relay.iter().map(relay).collect::<Result<_>>()?,
+        ..Config::default()
+    })
+}
+
+fn peer(folder: &FilePath, text: &str) -> Result<Peer> {
+    let (whom, address) = text.split_once('=').map_or((text, None), |(whom, at)| (whom, Some(at)));
+    let (name, site) = whom.split_once('@').context("--peer: expected NAME@SITE")?;
+    let addresses = address.map(str::parse).transpose()?.into_iter().collect();
+    let peer = cluster::identity(folder, name)?.peer_id();
+    Ok(Peer { peer, node: NodeName::new(name)?, site: Site::new(site)?, addresses })
+}
+
+async fn obey(tunnel: &Tunnel, peer: Option<Peer>) -> Result<()> {
+    let began = Arc::new(Mutex::new(Instant::now()));
+    let other = peer.as_ref().map(|peer| peer.peer);
+    tunnel.set_peers(peer.into_iter().collect());
+    let watching = tokio::spawn(watch(tunnel.clone(), other, began.clone()));
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    while let Some(line) = lines.next_line().await? {
+        let told = async {
+            let other = other.context("no --peer")?;
+            match line.split_once(' ').unwrap_or((&line, "")) {
+                ("visit", _) => {
+                    *began.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                    tokio::time::timeout(PATIENCE, transfer::request(tunnel, other)).await??;
+                    let ms = since(&began);
+                    Ok(Event::Answer { ms })
+                }
+                ("send", bytes) => Ok(Event::Sent(transfer::send(tunnel, other, bytes.parse()?).await?)),
+                _ => bail!("{line:?}: known are visit and send BYTES"),
+            }
+        };
+        say(&told.await.unwrap_or_else(|error: anyhow::Error| Event::Failed { error: format!("{error:#}") }));
+    }
+    watching.abort();
+    let _ = watching.await;
+    Ok(())
+}
+
+fn since(began: &Mutex<Instant>) -> f64 {
+    began.lock().unwrap_or_else(PoisonError::into_inner).elapsed().as_secs_f64() * 1000.0
+}
+
+/// Says when a relay answers, and every change of the path.
+async fn watch(tunnel: Tunnel, other: Option<PeerId>, began: Arc<Mutex<Instant>>) {
+    let mut before = Path::None;
+    let mut ready = false;
+    loop {
+        for status in tunnel.peers() {
+            if Some(status.peer) == other {
+                if status.path != before {
+                    before = status.path;
+                    let (kind, path) = (before.kind().to_owned(), before.to_string());
+                    say(&Event::Path { ms: since(&began), kind, path });
+                }
+            } else if !ready && status.path.is_direct() {
+                ready = true;
+                say(&Event::Ready);
+            }
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
