@@ -19,6 +19,8 @@ const FAIR: f64 = 0.1;
 const POOR_RANK: u8 = 5;
 /// Answers after which a path that is to take the place of a carrier is believed in.
 const BELIEVED: u32 = 3;
+/// Answers before which a round trip time may be the first packet's, not the path's.
+const SETTLED: u32 = 4;
 /// How long an answer may take: bounds, and the value before a round trip was measured.
 const LEAST_WAIT: Duration = Duration::from_millis(60);
 const MOST_WAIT: Duration = Duration::from_secs(1);
@@ -188,6 +190,11 @@ impl Candidate {
         self.poor && self.lost < DEAD
     }
 
+    /// Whether it answered often enough for its round trip time to be the path's.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.answers >= SETTLED
+    }
+
     /// Whether it answered often enough to take the place of a carrier, or did so at the other end.
     pub(crate) fn is_believed(&self) -> bool {
         self.answers >= BELIEVED || self.used_by_peer
@@ -260,6 +267,8 @@ impl Candidate {
         let rtt = now.saturating_duration_since(sent.at);
         self.smoothed = Some(match self.smoothed {
             None => (rtt, rtt / 2),
+            // A first packet may have waited for a neighbour's address or behind a queue: that is not the path's.
+            Some((smoothed, _)) if !self.is_settled() && rtt * 2 < smoothed => (rtt, rtt / 2),
             // RFC 9002, section 5.3.
             Some((smoothed, variance)) => {
                 ((smoothed * 7 + rtt) / 8, (variance * 3 + smoothed.abs_diff(rtt)) / 4)

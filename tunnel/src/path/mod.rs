@@ -25,6 +25,8 @@ const LIVELY: Duration = Duration::from_millis(150);
 const KEEP: Duration = Duration::from_secs(25);
 /// What the end that does not lead waits longer, so that one probe keeps the path for both.
 const FOLLOWER: Duration = Duration::from_secs(3);
+/// Probe interval of a path that would be used if its first round trip time were not that long.
+const SETTLING: Duration = Duration::from_millis(200);
 /// Back-off of candidates that do not answer: first and longest interval.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(60);
@@ -380,6 +382,9 @@ impl Paths {
                 (true, false) if candidate.lost() > 0 => Some(probed + doubt.unwrap_or(FLOWING) * 4),
                 // A standby direct path stays open; a relayed one is the relay's to keep.
                 (false, _) if candidate.kind == Kind::Relayed => None,
+                (false, _) if !candidate.is_settled() && self.outranks(candidate, now) => {
+                    Some(probed + SETTLING)
+                }
                 (false, _) if candidate.is_poor() && self.on_carrier() => Some(probed + RECOVERING),
                 (false, _) if !candidate.is_believed() && self.on_carrier() => Some(probed + PROVING),
                 _ => Some(kept),
@@ -392,6 +397,12 @@ impl Paths {
                 .is_some_and(|current| current.alive(now) && !current.worse_than(candidate, carried));
         let last = if carried { CARRIED_RETRY } else { self.last_retry };
         wanted.then(|| candidate.retry_at(FIRST_RETRY, last, LAST_RETRY_PROVEN.min(last)))
+    }
+
+    /// Whether `candidate` would be used but for its round trip time.
+    fn outranks(&self, candidate: &Candidate, now: Instant) -> bool {
+        let carried = self.carried(now);
+        self.current().is_some_and(|current| current.worse_than(candidate, carried))
     }
 
     fn on_carrier(&self) -> bool {

@@ -125,6 +125,38 @@ fn a_relayed_path_is_used_at_once_and_a_direct_one_as_soon_as_it_answers() {
 }
 
 #[test]
+fn a_first_answer_that_took_long_keeps_no_path_from_being_used() {
+    for flow in [IDLE, FLOWS] {
+        let mut world = World::new(flow);
+        let relayed = RouteKey::Relayed(PeerId::random());
+        world.paths.add(world.now, relayed, Kind::Relayed, Origin::Told);
+        world.paths.add(world.now, direct(1), PUNCHED, Origin::Told);
+        world.answer(relayed, Some(ms(20)));
+        // As where a router looks for its neighbour first: what waited comes at once.
+        world.answer(direct(1), Some(ms(1000)));
+        world.run(ms(900));
+        world.answer(direct(1), Some(ms(20)));
+        world.run(ms(900));
+        assert_eq!(world.active(), Some(direct(1)));
+    }
+}
+
+#[test]
+fn a_direct_path_that_is_slow_is_not_asked_for_ever() {
+    let mut world = World::new(IDLE);
+    let relayed = RouteKey::Relayed(PeerId::random());
+    world.paths.add(world.now, relayed, Kind::Relayed, Origin::Told);
+    world.paths.add(world.now, direct(1), PUNCHED, Origin::Told);
+    world.answer(relayed, Some(ms(20)));
+    world.answer(direct(1), Some(ms(300)));
+    world.run(ms(5000));
+    assert_eq!(world.active(), Some(relayed));
+    let before = world.probes;
+    world.run(ms(20_000));
+    assert!(world.probes - before <= 3, "{} probes", world.probes - before);
+}
+
+#[test]
 fn a_dead_path_is_left_within_a_second_while_packets_flow() {
     for rtt in [1, 20, 100] {
         let mut world = World::new(FLOWS);
