@@ -44,6 +44,11 @@ impl Netns {
     /// Makes it, with its loopback up.
     pub(crate) fn create(&self) -> Result<()> {
         shell::words(&format!("ip netns add {}", self.0))?;
+        // Whoever looks whether its own link-local address is taken asks for no neighbour's meanwhile.
+        let script = "for conf in all default; do
+            [ ! -e /proc/sys/net/ipv6/conf/$conf ] || echo 0 > /proc/sys/net/ipv6/conf/$conf/accept_dad
+        done";
+        shell::run(self.command("sh").args(["-c", script]))?;
         self.ip("link set lo up")
     }
 

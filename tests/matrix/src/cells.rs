@@ -94,8 +94,8 @@ pub(crate) struct Cell {
     pub(crate) one_site: bool,
     /// What is predicted.
     pub(crate) predicted: Path,
-    /// Whether it takes a way over TCP to the relay, because there is none over UDP.
-    pub(crate) over_tcp: bool,
+    /// Over what the first node speaks to the relay, where it is not UDP.
+    pub(crate) carrier: Option<&'static str>,
 }
 
 /// Kinds of NAT without regard to whether the port is kept, which RFC 4787 gives no part in this.
@@ -137,9 +137,9 @@ fn pairs() -> Vec<Cell> {
 fn places() -> Vec<Cell> {
     let symmetric = [NatKind::SYMMETRIC; 2];
     let lax = [kind("eim-eif-kept"); 2];
-    let closed = |name, place, egress| {
+    let closed = |name, place, egress, carrier| {
         // The first node speaks to the relay over TCP, so the relay carries whatever the two say.
-        Cell { egress, over_tcp: true, ..cell(name, place, Path::Relayed) }
+        Cell { egress, carrier: Some(carrier), ..cell(name, place, Path::Relayed) }
     };
     vec![
         Cell { one_site: true, ..cell("one site's name, two LANs of one range", Place::Pair, Path::Punched) },
@@ -157,9 +157,9 @@ fn places() -> Vec<Cell> {
         },
         cell("IPv6 only", Place::Ipv6, Path::Punched),
         Cell { nats: symmetric, ..cell("IPv4 and IPv6, symmetric on IPv4", Place::DualStack, Path::Punched) },
-        closed("UDP blocked", Place::Pair, Egress::NoUdp),
-        closed("only TCP 443", Place::Pair, Egress::Https),
-        closed("only through a proxy", Place::Proxy, Egress::None),
+        closed("UDP blocked", Place::Pair, Egress::NoUdp, "tcp"),
+        closed("only TCP 443", Place::Pair, Egress::Https, "wss"),
+        closed("only through a proxy", Place::Proxy, Egress::None, "wss"),
     ]
 }
 
@@ -171,7 +171,7 @@ fn cell(name: &str, place: Place, predicted: Path) -> Cell {
         egress: Egress::All,
         one_site: false,
         predicted,
-        over_tcp: false,
+        carrier: None,
     }
 }
 
@@ -208,11 +208,8 @@ mod tests {
 
     #[test]
     fn the_table_is_symmetric_and_names_are_not_used_twice() {
-        for row in 0..6 {
-            for column in 0..6 {
-                assert_eq!(PREDICTED[row].as_bytes()[column], PREDICTED[column].as_bytes()[row]);
-            }
-        }
+        let letter = |row: usize, column: usize| PREDICTED[row].as_bytes()[column];
+        assert!((0..36).all(|cell| letter(cell / 6, cell % 6) == letter(cell % 6, cell / 6)));
         let names: std::collections::BTreeSet<_> = all().into_iter().map(|cell| cell.name).collect();
         assert_eq!(names.len(), all().len());
     }

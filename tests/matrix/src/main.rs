@@ -9,6 +9,7 @@ mod cluster;
 mod node;
 mod place;
 mod process;
+mod proxy;
 mod report;
 mod run;
 mod transfer;
@@ -52,6 +53,12 @@ enum Verb {
     /// Be a node; the run starts it.
     #[command(hide = true)]
     Node(node::NodeArguments),
+    /// Be an HTTP proxy; the run starts it.
+    #[command(hide = true)]
+    Proxy {
+        /// Where it listens.
+        listen: std::net::SocketAddr,
+    },
 }
 
 fn main() -> ExitCode {
@@ -81,6 +88,7 @@ fn act(cli: Cli) -> Result<bool> {
             page.map_or(Ok(()), |path| report::write_page(&results, &path))?;
             Ok(results.iter().all(|(cell, outcome)| outcome.is_good(cell)))
         }
+        Verb::Proxy { listen } => proxy::serve(listen).map(|()| true),
         Verb::Node(arguments) => {
             let filter = tracing_subscriber::EnvFilter::from_default_env();
             tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();

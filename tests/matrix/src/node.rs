@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use edgeloom_model::{NodeName, Site};
 use edgeloom_tunnel::identity::{Role, Trust};
-use edgeloom_tunnel::{Config, Path, Peer, PeerId, RelayPeer, Tunnel};
+use edgeloom_tunnel::{Carriers, Config, Path, Peer, PeerId, Proxy, RelayPeer, Tunnel};
 use prometheus::Registry;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -18,6 +18,8 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use crate::cluster::{self, CLUSTER};
 use crate::transfer::{self, Received};
 
+/// Where relays take WebSockets.
+const WEBSOCKET: u16 = 443;
 /// How often the path is looked at.
 const LOOK: Duration = Duration::from_millis(1);
 /// How long a stream is tried for.
@@ -44,6 +46,9 @@ pub(crate) struct NodeArguments {
     /// A relay, as NAME=ADDRESS:PORT.
     #[arg(long)]
     pub(crate) relay: Vec<String>,
+    /// HTTP proxy on the way out.
+    #[arg(long)]
+    pub(crate) proxy: Option<String>,
     /// The other node, as NAME@SITE, or NAME@SITE=ADDRESS:PORT where it has a public address.
     #[arg(long)]
     pub(crate) peer: Option<String>,
@@ -60,7 +65,13 @@ pub(crate) enum Event {
     /// The first answer of the peer came, so many milliseconds after the visit began.
     Answer { ms: f64 },
     /// The path to the peer is another.
-    Path { ms: f64, kind: String, path: String },
+    Path {
+        ms: f64,
+        kind: String,
+        path: String,
+        /// Over what this node speaks to the relay, where it is not UDP.
+        carrier: Option<String>,
+    },
     /// The peer took so many bytes.
     Sent(Received),
     /// What it was told to do failed.
@@ -100,6 +111,11 @@ fn config(arguments: &NodeArguments) -> Result<Config> {
         listen: arguments.listen,
         relay: arguments.serve,
         relays: arguments.relay.iter().map(relay).collect::<Result<_>>()?,
+        carriers: Carriers {
+            websocket_listen: arguments.serve.then_some(SocketAddr::new(arguments.listen.ip(), WEBSOCKET)),
+            proxy: arguments.proxy.as_deref().map(|url| Proxy::parse(url, "")).transpose()?,
+            ..Carriers::default()
+        },
         ..Config::default()
     })
 }
@@ -145,15 +161,17 @@ fn since(began: &Mutex<Instant>) -> f64 {
 
 /// Says when a relay answers, and every change of the path.
 async fn watch(tunnel: Tunnel, other: Option<PeerId>, began: Arc<Mutex<Instant>>) {
-    let mut before = Path::None;
+    let mut before = (Path::None, None);
     let mut ready = false;
     loop {
         for status in tunnel.peers() {
             if Some(status.peer) == other {
-                if status.path != before {
-                    before = status.path;
-                    let (kind, path) = (before.kind().to_owned(), before.to_string());
-                    say(&Event::Path { ms: since(&began), kind, path });
+                let now = (status.path, status.carrier);
+                if now != before {
+                    before = now;
+                    let (kind, path) = (status.path.kind().to_owned(), status.path.to_string());
+                    let carrier = status.carrier.map(|carrier| carrier.as_str().to_owned());
+                    say(&Event::Path { ms: since(&began), kind, path, carrier });
                 }
             } else if !ready && status.path.is_direct() {
                 ready = true;

@@ -18,6 +18,9 @@ const WAY: f64 = 5.0;
 /// The relays.
 pub(crate) const RELAYS: [&str; 2] = ["relay", "relay2"];
 const RELAY_ADDRESSES: [&str; 2] = ["203.0.113.10/24", "203.0.113.11/24"];
+/// The proxy, on its LAN.
+const PROXY: &str = "192.168.10.9/24";
+pub(crate) const PROXY_LISTEN: &str = "192.168.10.9:3128";
 const RELAY6: &str = "2001:db8:113::10/64";
 
 /// One place in the lab, with room for one cell at a time.
@@ -38,6 +41,8 @@ pub(crate) struct Lane {
     pub(crate) relays: [SocketAddr; 2],
     /// Where anybody reaches the second node, if anywhere.
     pub(crate) public: Option<SocketAddr>,
+    /// The host that is a proxy for the first node, if one is.
+    pub(crate) proxy: Option<String>,
 }
 
 /// The topology, with so many lanes of pairs and one of every other place in `places`.
@@ -116,16 +121,16 @@ impl Builder {
             }
         };
         let public = (place == Place::PublicPeer).then(|| self.public_host(&b));
-        match place {
-            Place::SmallMtu => self.shrink(&gate),
-            Place::Proxy => self.proxy(number, &lan(&a)),
-            _ => {}
+        if place == Place::SmallMtu {
+            self.shrink(&gate);
         }
+        let proxy = (place == Place::Proxy).then(|| self.proxy(number, &lan(&a)));
         let v6 = families == Families::V6;
         let any = if families == Families::V4 { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
         let relay = |text: &str| SocketAddr::new(net(text).addr(), 20006);
         let relays = [relay(if v6 { RELAY6 } else { RELAY_ADDRESSES[0] }), relay(RELAY_ADDRESSES[1])];
-        Lane { place, hosts: names, nats, gate, across, listen: SocketAddr::new(any, 20006), relays, public }
+        let listen = SocketAddr::new(any, 20006);
+        Lane { place, hosts: names, nats, gate, across, listen, relays, public, proxy }
     }
 
     /// A NAT with a LAN behind it and a host on that, plugged into `upstream`; `carried` is its place behind a
@@ -194,15 +199,17 @@ impl Builder {
     }
 
     /// A host on a LAN and on the internet.
-    fn proxy(&mut self, number: usize, segment: &str) {
+    fn proxy(&mut self, number: usize, segment: &str) -> String {
         let outside = self.internet(Families::V4);
+        let name = format!("p{number}");
         self.topology.hosts.push(HostSpec {
-            name: format!("p{number}"),
-            interfaces: vec![Interface::new(segment, vec![v4([192, 168, 10, 9], 24)]), outside],
+            name: name.clone(),
+            interfaces: vec![Interface::new(segment, vec![net(PROXY)]), outside],
             gateway: None,
             gateway6: None,
             machine_ports: Vec::new(),
         });
+        name
     }
 
     /// An end on the internet, as far away as every other.
@@ -258,7 +265,8 @@ fn v6(number: usize, last: u16) -> IpNet {
 mod tests {
     use super::*;
 
-    const OTHERS: [Place; 8] = [
+    const OTHERS: [Place; 9] = [
+        Place::Proxy,
         Place::SmallMtu,
         Place::Cgn,
         Place::SharedCgn,
@@ -273,7 +281,7 @@ mod tests {
     fn every_place_is_sound() {
         let (topology, lanes) = lanes(4, &OTHERS);
         topology.check().unwrap();
-        assert_eq!(lanes.len(), 12);
+        assert_eq!(lanes.len(), 4 + OTHERS.len());
         for lane in lanes {
             for name in &lane.hosts {
                 assert!(topology.hosts.iter().any(|host| host.name == *name), "{name}");

@@ -1,7 +1,7 @@
 //! Nodes as processes in hosts of the lab.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Child, ChildStdin, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use edgeloom_lab::Lab;
 
 use crate::node::Event;
+use crate::place::PROXY_LISTEN;
 
 /// Events that wait to be read.
 const EVENTS: usize = 1024;
@@ -40,8 +41,12 @@ impl Node {
         let own = std::env::current_exe()?;
         let mut command = lab.command(start.host, &own.to_string_lossy())?;
         command.args(["node", "--name", start.name, "--site", start.site, "--folder"]).arg(start.folder);
-        command.args(&start.words).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().with_context(|| format!("cannot start node {}", start.name))?;
+        Self::spawn(start.name, command.args(&start.words))
+    }
+
+    fn spawn(name: &str, command: &mut Command) -> Result<Self> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("cannot start {name}"))?;
         let (sender, events) = sync_channel(EVENTS);
         let stdout = child.stdout.take().context("no standard output")?;
         let reader = std::thread::spawn(move || {
@@ -56,7 +61,13 @@ impl Node {
             }
         });
         let stdin = child.stdin.take();
-        Ok(Self { name: start.name.to_owned(), child, stdin, events, reader: Some(reader) })
+        Ok(Self { name: name.to_owned(), child, stdin, events, reader: Some(reader) })
+    }
+
+    /// Starts a proxy in a host; it says nothing.
+    pub(crate) fn proxy(lab: &Lab, host: &str) -> Result<Self> {
+        let mut command = lab.command(host, &std::env::current_exe()?.to_string_lossy())?;
+        Self::spawn("the proxy", command.args(["proxy", PROXY_LISTEN]))
     }
 
     /// Tells it something.

@@ -27,21 +27,23 @@ struct Line<'a> {
 /// The cells, row by row.
 fn rows(results: &[(Cell, Outcome)]) -> impl Iterator<Item = [String; 6]> {
     results.iter().map(|(cell, outcome)| {
-        let (name, predicted) = (cell.name.clone(), cell.predicted.name().to_owned());
+        let (name, predicted) = (cell.name.clone(), over(cell.predicted.name(), cell.carrier));
         let word = if outcome.is_good(cell) { "yes" } else { "NO" };
         match outcome {
             Outcome::Found(found) => {
-                let path = format!("{} ({})", found.path.name(), format!("{:?}", found.way).to_lowercase());
+                let path = over(found.path.name(), found.carrier.as_deref());
+                let path = format!("{path} ({})", format!("{:?}", found.way).to_lowercase());
                 let times = [found.first_byte_ms, found.final_path_ms].map(|ms| format!("{ms:.0}"));
                 let [first, last] = times;
                 [name, predicted, path, first, last, word.into()]
             }
             Outcome::Failed(why) => [name, predicted, why.clone(), String::new(), String::new(), word.into()],
-            Outcome::Skipped(why) => {
-                [name, predicted, why.clone(), String::new(), String::new(), "left out".into()]
-            }
         }
     })
+}
+
+fn over(path: &str, carrier: Option<&str>) -> String {
+    carrier.map_or(path.to_owned(), |carrier| format!("{path} over {carrier}"))
 }
 
 /// The table on a terminal, and the line that sums it up.
@@ -55,7 +57,6 @@ pub(crate) fn print(results: &[(Cell, Outcome)]) {
 }
 
 fn summary(results: &[(Cell, Outcome)]) -> String {
-    let skipped = results.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Skipped(_))).count();
     let bad = results.iter().filter(|(cell, outcome)| !outcome.is_good(cell)).count();
     let mut direct: Vec<f64> = results
         .iter()
@@ -70,11 +71,7 @@ fn summary(results: &[(Cell, Outcome)]) -> String {
         (Some(half), Some(most)) => format!("; direct after {half:.0} ms (p50), {most:.0} ms at most"),
         _ => String::new(),
     };
-    format!(
-        "{} cells: {} as predicted, {bad} not, {skipped} left out{times}",
-        results.len(),
-        results.len() - bad - skipped
-    )
+    format!("{} cells: {} as predicted, {bad} not{times}", results.len(), results.len() - bad)
 }
 
 /// Writes everything as JSON.

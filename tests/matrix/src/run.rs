@@ -10,16 +10,16 @@ use anyhow::{Context as _, Result};
 use edgeloom_lab::Lab;
 use serde::Serialize;
 
-use crate::cells::{Cell, Path};
+use crate::cells::{Cell, Path, Place};
 use crate::node::Event;
-use crate::place::{self, Lane, RELAYS};
+use crate::place::{self, Lane, PROXY_LISTEN, RELAYS};
 use crate::process::{Node, Start};
 use crate::{LABS, cluster};
 
 /// Cells of two NATs that run at the same time.
 const PAIRS: usize = 4;
 /// How long a node may take to reach a relay.
-const READY: Duration = Duration::from_secs(10);
+const READY: Duration = Duration::from_secs(20);
 /// How long a first answer may take.
 const ANSWER: Duration = Duration::from_secs(16);
 /// How long a direct path is waited for: the burst of probes and the first repetitions lie within.
@@ -48,6 +48,8 @@ pub(crate) enum Way {
 pub(crate) struct Found {
     /// The path in the end.
     pub(crate) path: Path,
+    /// Over what the first node speaks to the relay, where it is not UDP.
+    pub(crate) carrier: Option<String>,
     /// From the call to its answer, in milliseconds.
     pub(crate) first_byte_ms: f64,
     /// From the call to the last change of path, in milliseconds.
@@ -64,17 +66,18 @@ pub(crate) enum Outcome {
     Found(Found),
     /// It could not be run to its end.
     Failed(String),
-    /// It was not run.
-    Skipped(String),
 }
 
 impl Outcome {
     /// Whether the path and the way of the bytes are the predicted ones.
     pub(crate) fn is_good(&self, cell: &Cell) -> bool {
         match self {
-            Self::Found(found) => same(cell.predicted, found.path) && fits(cell.predicted, found.way),
+            Self::Found(found) => {
+                same(cell.predicted, found.path)
+                    && found.carrier.as_deref() == cell.carrier
+                    && fits(cell, found.way)
+            }
             Self::Failed(_) => false,
-            Self::Skipped(_) => true,
         }
     }
 }
@@ -85,12 +88,14 @@ fn same(predicted: Path, found: Path) -> bool {
     found == predicted || (predicted == Path::Punched && found == Path::Public)
 }
 
-/// Whether bytes go that way where the path is that one.
-fn fits(path: Path, way: Way) -> bool {
-    match path {
+/// Whether bytes go that way where all is as predicted.
+fn fits(cell: &Cell, way: Way) -> bool {
+    match cell.predicted {
         Path::Lan => way == Way::Inside,
         // Behind one carrier's NAT the holes are on its inside.
         Path::Public | Path::Punched => matches!(way, Way::Straight | Way::Inside),
+        // A proxy has a way out of its own.
+        Path::Relayed if cell.place == Place::Proxy => way == Way::Inside,
         Path::Relayed => way == Way::Relay,
         Path::None => false,
     }
@@ -162,13 +167,9 @@ impl Run<'_> {
                 fits.and_then(|position| waiting.remove(position))
             };
             let Some((number, cell)) = next else { return };
-            let outcome = if cell.over_tcp {
-                Outcome::Skipped("the tunnel has no way over TCP to a relay yet".into())
-            } else {
-                match self.cell(number, &cell, lane) {
-                    Ok(found) => Outcome::Found(found),
-                    Err(error) => Outcome::Failed(format!("{error:#}")),
-                }
+            let outcome = match self.cell(number, &cell, lane) {
+                Ok(found) => Outcome::Found(found),
+                Err(error) => Outcome::Failed(format!("{error:#}")),
             };
             let word = if outcome.is_good(&cell) { "" } else { "  NOT AS PREDICTED" };
             eprintln!("  {}{word}", cell.name);
@@ -183,6 +184,7 @@ impl Run<'_> {
         for name in &names {
             cluster::identity(self.folder, name)?;
         }
+        let _proxy = lane.proxy.as_ref().map(|host| Node::proxy(&lock(&self.lab), host)).transpose()?;
         let [mut a, _b] = self.start(lane, &names, sites)?;
         a.tell("visit")?;
         let mut found = await_path(&a)?;
@@ -200,7 +202,7 @@ impl Run<'_> {
             } else {
                 lane.listen.to_string()
             };
-            let words = vec![
+            let mut words = vec![
                 "--listen".into(),
                 listen,
                 "--relay".into(),
@@ -208,6 +210,9 @@ impl Run<'_> {
                 "--peer".into(),
                 format!("{}@{}{at}", names[other], sites[other]),
             ];
+            if own == 0 && lane.proxy.is_some() {
+                words.extend(["--proxy".into(), format!("http://{PROXY_LISTEN}")]);
+            }
             let (folder, name) = (self.folder, names[own].as_str());
             let start = Start { folder, host: &lane.hosts[own], name, site: sites[own], words };
             Node::start(&lock(&self.lab), &start)
@@ -254,21 +259,22 @@ impl Run<'_> {
 
 /// The first answer, and where the path stays.
 fn await_path(node: &Node) -> Result<Found> {
-    let mut path = (Path::None, 0.0);
+    let mut path = (Path::None, 0.0, None);
     let first_byte_ms = node.expect("no answer", ANSWER, |event| match event {
         Event::Answer { ms } => Some(ms),
-        Event::Path { ms, kind, .. } => {
-            path = (Path::from_kind(&kind), ms);
+        Event::Path { ms, kind, carrier, .. } => {
+            path = (Path::from_kind(&kind), ms, carrier);
             None
         }
         _ => None,
     })?;
     let mut deadline = Instant::now() + if path.0.is_direct() { SETTLE } else { DIRECT };
     while let Some(event) = node.next(deadline)? {
-        if let Event::Path { ms, kind, .. } = event {
-            path = (Path::from_kind(&kind), ms);
+        if let Event::Path { ms, kind, carrier, .. } = event {
+            path = (Path::from_kind(&kind), ms, carrier);
             deadline = Instant::now() + if path.0.is_direct() { SETTLE } else { DIRECT };
         }
     }
-    Ok(Found { path: path.0, first_byte_ms, final_path_ms: path.1, way: Way::Mixed })
+    let (path, final_path_ms, carrier) = path;
+    Ok(Found { path, carrier, first_byte_ms, final_path_ms, way: Way::Mixed })
 }

@@ -183,13 +183,22 @@ const BAD_INPUT: &[Promise] = &[
     },
 ];
 
-const TUNNEL: &[Promise] = &[Promise {
-    name: "mangled-input",
-    sentence: "10 million random and mangled frames find no panic and no growth of memory, and a flooded node still answers",
-    needs: &[],
-    rests_on: &[],
-    scenario: tunnel::mangled_input,
-}];
+const TUNNEL: &[Promise] = &[
+    Promise {
+        name: "mangled-input",
+        sentence: "10 million random and mangled frames find no panic and no growth of memory, and a flooded node still answers",
+        needs: &[],
+        rests_on: &[],
+        scenario: tunnel::mangled_input,
+    },
+    Promise {
+        name: "every-nat",
+        sentence: "two nodes behind any NATs, without UDP or behind a proxy end on the path that RFC 4787 predicts",
+        needs: &[Root],
+        rests_on: &[],
+        scenario: tunnel::matrix,
+    },
+];
 
 const OFFLINE: &[Promise] = &[
     Promise {

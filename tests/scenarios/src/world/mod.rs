@@ -19,7 +19,7 @@ pub(crate) use faults::fault;
 /// Name of the lab; the quickstart's own has another.
 const LAB: &str = "scenarios";
 /// Directory of labs.
-const ROOT: &str = "/var/lib/edgeloom-lab";
+pub(crate) const ROOT: &str = "/var/lib/edgeloom-lab";
 /// What bring-up may take when everything is built.
 const BRING_UP: Duration = Duration::from_secs(300);
 /// What one call of kubectl or curl may take.
