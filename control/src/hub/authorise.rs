@@ -4,7 +4,7 @@
 
 use edgeloom_api::hub::Write;
 use edgeloom_api::kind::{EVENT, LEASE, NODE, POD};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::selection::PodFacts;
 
@@ -41,7 +41,8 @@ pub(super) enum Call {
     Create { collection: String, name: String, object: Value },
 }
 
-/// Judges `write` of `node`. `pod` looks a pod up, whoever it belongs to; `node_uid` is its Node's.
+/// Judges `write` of `node`. `pod` looks a pod up, whoever it belongs to; `node_uid` is its Node's now: the one
+/// that the node knows of may have been deleted and made anew.
 pub(super) fn judge(
     node: &str,
     node_uid: &str,
@@ -49,8 +50,8 @@ pub(super) fn judge(
     pod: impl Fn(&str, &str) -> Option<PodFacts>,
 ) -> Verdict {
     match write {
-        Write::Status { kind, name, uid, status, .. } if kind == NODE.kind => {
-            node_status(node, &name, &uid, status)
+        Write::Status { kind, name, status, .. } if kind == NODE.kind => {
+            node_status(node, node_uid, &name, status)
         }
         Write::Status { kind, namespace, name, uid, status } if kind == POD.kind => {
             not_own(node, pod(&namespace, &name), &uid).unwrap_or_else(|| {
@@ -80,17 +81,14 @@ pub(super) fn judge(
     }
 }
 
-fn node_status(node: &str, name: &str, uid: &str, mut status: Value) -> Verdict {
+fn node_status(node: &str, node_uid: &str, name: &str, mut status: Value) -> Verdict {
     if name != node {
         return Verdict::Refuse(format!("node {node} does not write the status of node {name}"));
     }
     if let Some(fields) = status.as_object_mut() {
         fields.retain(|field, _| !CONTROLS_OWN_STATUS.contains(&field.as_str()));
     }
-    let mut metadata = Map::new();
-    if !uid.is_empty() {
-        metadata.insert("uid".to_owned(), uid.into());
-    }
+    let metadata = json!({"uid": node_uid});
     let path = format!("{}/status", NODE.path("", Some(node)));
     Verdict::Call(Call::Patch { path, body: json!({"metadata": metadata, "status": status}) })
 }
@@ -184,11 +182,11 @@ mod tests {
         let Verdict::Call(Call::Patch { path, body }) = judged(status("Pod", "mine", "u")) else { panic!() };
         assert_eq!(path, "/api/v1/namespaces/shop/pods/mine/status");
         assert_eq!((&body["metadata"]["uid"], &body["status"]["phase"]), (&json!("u"), &json!("Running")));
-        let Verdict::Call(Call::Patch { path, body }) = judged(status("Node", "edge-1", "nu")) else {
+        let Verdict::Call(Call::Patch { path, body }) = judged(status("Node", "edge-1", "older")) else {
             panic!()
         };
         assert_eq!(path, "/api/v1/nodes/edge-1/status");
-        assert_eq!(body["status"], json!({"phase": "Running"}));
+        assert_eq!(body, json!({"metadata": {"uid": "nu"}, "status": {"phase": "Running"}}));
         let end = |name: &str, uid: &str| Write::DeletePod {
             namespace: "shop".into(),
             name: name.into(),

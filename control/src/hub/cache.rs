@@ -207,6 +207,11 @@ impl Cache {
         tables.objects.get(&Key::new(&POD, namespace, name))?.pod().cloned()
     }
 
+    /// UID of the Node of this name.
+    pub(super) fn node_uid(&self, name: &str) -> Option<String> {
+        Some(self.read().objects.get(&Key::new(&NODE, "", name))?.version.uid.clone())
+    }
+
     /// The pods on `node`, by namespace.
     pub(super) fn pods_on(&self, node: &str) -> Vec<(String, PodFacts)> {
         let tables = self.read();

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use edgeloom_api::hub::Write;
+use edgeloom_api::kind::NODE;
 use edgeloom_tunnel::identity::Verified;
 use http::{Method, Request};
 use kube::core::Status;
@@ -43,7 +44,11 @@ impl<'a> Uplink<'a> {
     pub(super) async fn judge(&mut self, write: Write) -> Verdict {
         self.wait_for_token().await;
         let pod = |namespace: &str, name: &str| self.shared.cache.pod(namespace, name);
-        let verdict = judge(self.node.node.as_str(), &self.node.node_uid, write, pod);
+        let node_uid = if is_about_the_node(&write) { self.node_uid().await } else { Ok(String::new()) };
+        let verdict = match node_uid {
+            Ok(node_uid) => judge(self.node.node.as_str(), &node_uid, write, pod),
+            Err(reason) => Verdict::Refuse(reason),
+        };
         match &verdict {
             Verdict::Done => self.count("gone"),
             Verdict::Refuse(_) => self.count("forbidden"),
@@ -74,6 +79,26 @@ impl<'a> Uplink<'a> {
 
     fn count(&self, result: &str) {
         self.shared.metrics.writes.with_label_values(&[result]).inc();
+    }
+
+    /// The UID of the node's Node. A member whose Node was deleted gets a new one, for nobody but joining would
+    /// make one: what it says of itself every few seconds brings it back.
+    async fn node_uid(&self) -> Result<String, String> {
+        let mut pause = MIN_PAUSE;
+        loop {
+            if let Some(uid) = self.shared.cache.node_uid(self.node.node.as_str()) {
+                return Ok(uid);
+            }
+            match self.shared.join.register(&self.node.node).await {
+                Ok(uid) => return Ok(uid),
+                Err(failure) if failure.code != 503 => return Err(failure.message),
+                Err(failure) => {
+                    tracing::debug!(node = %self.node.node, %failure, "making its Node anew waits for the API");
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(MAX_PAUSE);
+        }
     }
 
     async fn wait_for_token(&mut self) {
@@ -114,6 +139,14 @@ fn said(error: &kube::Error) -> Option<Outcome> {
 fn in_ending_namespace(status: &Status) -> bool {
     let causes = status.details.iter().flat_map(|details| &details.causes);
     causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
+}
+
+fn is_about_the_node(write: &Write) -> bool {
+    match write {
+        Write::Status { kind, .. } => kind == NODE.kind,
+        Write::Lease { .. } | Write::NodeAnnotations { .. } => true,
+        _ => false,
+    }
 }
 
 async fn do_call(client: &kube::Client, call: &Call) -> Result<(), kube::Error> {

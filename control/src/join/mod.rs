@@ -9,6 +9,7 @@ pub mod authority;
 mod issue;
 mod nodes;
 mod overlap;
+mod registration;
 mod service;
 mod tokens;
 

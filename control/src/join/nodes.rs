@@ -4,14 +4,17 @@ use std::time::Duration;
 
 use edgeloom_api::join::{JoinRequest, RefusalReason};
 use edgeloom_api::names::{EDGE_NODE_LABEL, ZONE_LABEL};
-use edgeloom_api::v1alpha1::{Cause, EdgeNode, Revocation, Role};
+use edgeloom_api::v1alpha1::{Cause, EdgeNode, EdgeNodeSpec, Revocation, Role};
 use edgeloom_model::NodeName;
 use edgeloom_tunnel::PeerId;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt};
 use serde_json::json;
+
+use super::issue::Holder;
+use super::registration;
 
 /// How long the cluster may take to give a new Node its pod ranges; the node starts without them then.
 const RANGES: Duration = Duration::from_secs(10);
@@ -89,8 +92,8 @@ pub(super) struct Nodes {
 /// What a host is before it joins.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// The node of this name already.
-    Member,
+    /// The node of this name already; with the UID of its Node.
+    Member(String),
     /// No member; the name is free. It was one before by these Revocations, which joining with a token undoes.
     Free(Vec<String>),
 }
@@ -103,9 +106,10 @@ impl Nodes {
     }
 
     /// Refuses whoever is not the node of this name now: what a credential says does not count.
-    pub(super) async fn require_member(&self, name: &NodeName, peer: &PeerId) -> Result<(), NodeRefusal> {
+    /// Returns the UID of its Node.
+    pub(super) async fn require_member(&self, name: &NodeName, peer: &PeerId) -> Result<String, NodeRefusal> {
         match self.check(name, peer).await? {
-            Standing::Member => Ok(()),
+            Standing::Member(uid) => Ok(uid),
             Standing::Free(_) => Err(NodeRefusal::NotMember(name.to_string())),
         }
     }
@@ -124,7 +128,10 @@ impl Nodes {
                 let revocation = Revocation::name_of(name.as_str(), &known.spec.peer_id);
                 Err(NodeRefusal::Revoked { node: name.to_string(), revocation })
             }
-            Some(_) if removals.is_empty() => Ok(Standing::Member),
+            // What was claimed and came to nothing is no member.
+            Some(known) if removals.is_empty() && !known.spec.node_uid.is_empty() => {
+                Ok(Standing::Member(known.spec.node_uid))
+            }
             Some(_) => Ok(Standing::Free(removals)),
             None => match self.nodes.get_opt(name.as_str()).await? {
                 Some(node) if !node.labels().contains_key(EDGE_NODE_LABEL) => {
@@ -164,46 +171,99 @@ impl Nodes {
         Ok(())
     }
 
-    /// Makes the Node and its EdgeNode, or brings them up to date.
-    pub(super) async fn make(
+    /// Takes the name for `peer`: of two hosts that ask at the same time one gets it. Returns what identifies
+    /// the EdgeNode.
+    pub(super) async fn claim(
         &self,
         name: &NodeName,
         peer: &PeerId,
         site: &str,
         request: &JoinRequest,
+    ) -> Result<String, NodeRefusal> {
+        let spec = EdgeNodeSpec {
+            peer_id: peer.to_string(),
+            site: site.to_owned(),
+            roles: vec![Role::Edge],
+            host: registration::host(name, request),
+            ..EdgeNodeSpec::default()
+        };
+        let claim = EdgeNode::new(name.as_str(), spec);
+        let parameters =
+            PostParams { field_manager: Some(crate::MANAGER.to_owned()), ..PostParams::default() };
+        let claimed = match self.edge_nodes.create(&parameters, &claim).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => self.edge_nodes.get(name.as_str()).await?,
+            other => other?,
+        };
+        if claimed.spec.peer_id != claim.spec.peer_id {
+            return Err(NodeRefusal::Taken { name: name.to_string(), peer: claimed.spec.peer_id });
+        }
+        Ok(claimed.uid().unwrap_or_default())
+    }
+
+    /// Makes the Node of a name that was claimed, or brings it up to date.
+    pub(super) async fn make(
+        &self,
+        name: &NodeName,
+        site: &str,
+        request: &JoinRequest,
     ) -> Result<Made, NodeRefusal> {
-        let node = json!({
-            "apiVersion": "v1", "kind": "Node",
-            "metadata": { "name": name.as_str(), "labels": {
-                EDGE_NODE_LABEL: "",
-                ZONE_LABEL: site,
-                "kubernetes.io/hostname": if request.hostname.is_empty() { name.as_str() } else { &request.hostname },
-                "kubernetes.io/os": request.os,
-                "kubernetes.io/arch": request.arch,
-            }},
-        });
+        let known = self.nodes.get_opt(name.as_str()).await?;
+        let zone = known.as_ref().and_then(|node| node.labels().get(ZONE_LABEL)).map_or(site, String::as_str);
+        let node = registration::node(name.as_str(), zone, &registration::host(name, request));
         let parameters = PatchParams::apply(crate::MANAGER).force();
         let node = self.nodes.patch(name.as_str(), &parameters, &Patch::Apply(node)).await?;
         let uid = node.uid().unwrap_or_default();
         let pod_cidrs = self.ranges(name).await?;
-        let edge_node = json!({
-            "apiVersion": "edgeloom.io/v1alpha1", "kind": "EdgeNode",
-            "metadata": { "name": name.as_str(), "ownerReferences": [] },
-            "spec": {
-                "peerId": peer.to_string(), "site": site, "nodeUid": uid,
-                "roles": [Role::Edge], "podCidrs": pod_cidrs,
-            },
-        });
-        self.edge_nodes.patch(name.as_str(), &parameters, &Patch::Apply(edge_node)).await?;
         Ok(Made { uid, pod_cidrs })
     }
 
-    /// Undoes [`Nodes::make`] of a host that was refused after all. The Node goes too: its ranges are not to
-    /// stay taken by a host that is none.
+    /// Makes a member of who claimed the name as the EdgeNode `claim`.
+    pub(super) async fn settle(
+        &self,
+        name: &NodeName,
+        claim: &str,
+        holder: &Holder,
+        request: &JoinRequest,
+        pod_cidrs: &[IpNet],
+    ) -> Result<(), NodeRefusal> {
+        let edge_node = json!({
+            "apiVersion": "edgeloom.io/v1alpha1", "kind": "EdgeNode",
+            "metadata": { "name": name.as_str(), "uid": claim, "ownerReferences": [] },
+            "spec": {
+                "peerId": holder.peer.to_string(), "site": holder.site, "nodeUid": holder.uid,
+                "roles": holder.roles, "podCidrs": pod_cidrs, "host": registration::host(name, request),
+            },
+        });
+        let parameters = PatchParams::apply(crate::MANAGER).force();
+        self.edge_nodes.patch(name.as_str(), &parameters, &Patch::Apply(edge_node)).await?;
+        Ok(())
+    }
+
+    /// Undoes [`Nodes::claim`] and [`Nodes::make`] of a host that did not become a member. The Node goes too:
+    /// its ranges are not to stay taken by a host that is none.
     pub(super) async fn unmake(&self, name: &NodeName) -> Result<(), kube::Error> {
         let parameters = DeleteParams::default();
-        self.edge_nodes.delete(name.as_str(), &parameters).await?;
-        self.nodes.delete(name.as_str(), &parameters).await.map(drop)
+        gone(self.edge_nodes.delete(name.as_str(), &parameters).await)?;
+        gone(self.nodes.delete(name.as_str(), &parameters).await)
+    }
+
+    /// Makes the Node of a member anew, as its EdgeNode has it, where it was deleted; says which one it is.
+    pub(super) async fn register(&self, name: &NodeName) -> Result<String, NodeRefusal> {
+        let member = self.edge_nodes.get_opt(name.as_str()).await?;
+        let member = member.ok_or_else(|| NodeRefusal::NotMember(name.to_string()))?;
+        let others = self.nodes.list(&ListParams::default()).await?;
+        let node = registration::anew(name.as_str(), &member.spec, &others.items);
+        let parameters =
+            PostParams { field_manager: Some(crate::MANAGER.to_owned()), ..PostParams::default() };
+        let node = match self.nodes.create(&parameters, &node).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => self.nodes.get(name.as_str()).await?,
+            made => {
+                let made = made?;
+                tracing::info!(node = %name, "its Node was deleted and is made anew: the node is a member and connected");
+                made
+            }
+        };
+        Ok(node.uid().unwrap_or_default())
     }
 
     /// The Node's pod ranges, waited for.
@@ -218,5 +278,13 @@ impl Nodes {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    }
+}
+
+/// A deletion of what is gone already is done.
+fn gone<T>(deleted: Result<T, kube::Error>) -> Result<(), kube::Error> {
+    match deleted {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        other => other.map(drop),
     }
 }

@@ -171,19 +171,27 @@ impl JoinService {
     pub async fn renew(&self, node: &Verified) -> Result<Vec<u8>, Failure> {
         let failure = |code, message: String| Failure { code, message };
         let checked = self.inner.nodes.require_member(&node.node, &node.peer).await;
-        checked.map_err(|refusal| {
+        let uid = checked.map_err(|refusal| {
             let code = if refusal.reason() == RefusalReason::Unavailable { 503 } else { 403 };
             failure(code, refusal.to_string())
         })?;
         let holder = Holder {
             peer: node.peer,
             node: node.node.to_string(),
-            uid: node.node_uid.clone(),
+            uid,
             site: node.site.to_string(),
             roles: vec![Role::Edge],
         };
         let signed = self.inner.config.issuer.issue(&holder);
         signed.map(|signed| signed.encode()).map_err(|error| failure(500, error.to_string()))
+    }
+
+    /// Makes the Node of a member anew where it was deleted, and returns its UID.
+    pub(crate) async fn register(&self, node: &NodeName) -> Result<String, Failure> {
+        self.inner.nodes.register(node).await.map_err(|refusal| {
+            let code = if refusal.reason() == RefusalReason::Unavailable { 503 } else { 403 };
+            Failure { code, message: refusal.to_string() }
+        })
     }
 
     /// Serves one `join/1` stream to its end.
@@ -249,7 +257,7 @@ impl Inner {
         }
         let standing = self.nodes.check(&node, &from.peer).await?;
         let token = self.tokens.take(&request.secret, &node).await?;
-        let member = standing == Standing::Member;
+        let member = matches!(standing, Standing::Member(_));
         let mut welcomed = self.welcome(from, request, &node, &token.site, member).await;
         if let Standing::Free(removals) = standing
             && welcomed.is_ok()
@@ -273,11 +281,30 @@ impl Inner {
         site: &str,
         member: bool,
     ) -> Result<JoinResponse, Refused> {
-        let made = self.nodes.make(node, &from.peer, site, request).await?;
+        let claim = self.nodes.claim(node, &from.peer, site, request).await?;
+        let settled = self.settle(from, request, node, site, member, &claim).await;
+        if settled.is_err() && !member {
+            // The name is free again; the refusal matters more than that this failed too.
+            if let Err(error) = self.nodes.unmake(node).await {
+                tracing::warn!(%node, %error, "a host that was refused left an EdgeNode or Node behind");
+            }
+        }
+        settled
+    }
+
+    async fn settle(
+        &self,
+        from: &Joiner,
+        request: &JoinRequest,
+        node: &NodeName,
+        site: &str,
+        member: bool,
+        claim: &str,
+    ) -> Result<JoinResponse, Refused> {
+        let made = self.nodes.make(node, site, request).await?;
         if let Some((range, route)) = overlap::first(&made.pod_cidrs, &request.routes)
             && !member
         {
-            self.nodes.unmake(node).await.map_err(NodeRefusal::from)?;
             return Err(Refused::Overlap { range, route });
         }
         let holder = Holder {
@@ -288,6 +315,7 @@ impl Inner {
             roles: vec![Role::Edge],
         };
         let credential = self.config.issuer.issue(&holder)?;
+        self.nodes.settle(node, claim, &holder, request, &made.pod_cidrs).await?;
         Ok(JoinResponse {
             credential: credential.encode().into(),
             node_uid: made.uid,

@@ -73,6 +73,7 @@ fn truth(api: &Api) -> BTreeMap<Key, String> {
     pods.iter().cloned().for_each(&mut add);
     api.list("/api/v1/namespaces/shop/services/").into_iter().for_each(&mut add);
     api.list("/apis/edgeloom.io/v1alpha1/edgenodes/").into_iter().for_each(&mut add);
+    api.list("/api/v1/nodes/").into_iter().for_each(&mut add);
     held
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use edgeloom_api::hub::{CloseReason, FromControl, FromNode, Hello};
 use edgeloom_api::message::MAX_MESSAGE;
 use edgeloom_api::v1alpha1::{Cause, EdgeNode, Revocation};
-use edgeloom_client::{Membership, Overlay as _, Pipe, Request, join};
+use edgeloom_client::{Membership, Overlay as _, Pipe, Request, Write, join};
 use edgeloom_control::removal;
 use edgeloom_tunnel::frames;
 use edgeloom_tunnel::identity::Identity;
@@ -89,11 +89,79 @@ async fn a_machine_whose_name_another_has_gets_nothing_of_its_successors() {
     edge.session.shutdown().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_object_that_was_deleted_comes_back_while_the_member_is_connected() {
+    let api = Api::new();
+    let edge = synced(&api).await;
+    let path = "/api/v1/nodes/edge-1";
+    for round in 1..=2 {
+        api.delete(path);
+        let status = |uid: &str| Write::Status {
+            kind: "Node".into(),
+            namespace: String::new(),
+            name: NODE.into(),
+            uid: uid.into(),
+            status: json!({"round": round}),
+        };
+        // The deletion may not have reached the hub when the first one does.
+        until("the Node", || async {
+            edge.outbox.put(status("of-the-first-node")).await.unwrap();
+            api.get(path).is_some_and(|node| node["status"]["round"] == round)
+        })
+        .await;
+        let labels = api.get(path).unwrap()["metadata"]["labels"].clone();
+        assert_eq!(labels["topology.kubernetes.io/zone"], "berlin");
+        assert_eq!(labels["kubernetes.io/os"], "linux");
+        until("every answer", || async { edge.outbox.pending() == 0 }).await;
+    }
+    edge.session.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_machines_that_want_one_name_one_gets_it() {
+    let api = Api::new();
+    let (control, address, tunnel) = start_control(api.client()).await;
+    for round in 0..5 {
+        let name = format!("edge-{round}");
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let token = token(&control, 2).await;
+        let [one, other] =
+            folders.each_ref().map(|folder| config(folder.path(), &name, address, Some(token.clone())));
+        let (one, other) = tokio::join!(join(&one), join(&other));
+        let (winner, loser) = match (one, other) {
+            (Ok(winner), Err(loser)) | (Err(loser), Ok(winner)) => (winner, loser),
+            both => panic!("{both:?}"),
+        };
+        assert!(loser.to_string().contains("taken by another machine"), "{loser}");
+        let known = api.get(&format!("/apis/edgeloom.io/v1alpha1/edgenodes/{name}")).unwrap();
+        assert_eq!(known["spec"]["peerId"], peer_id(&winner));
+    }
+    control.hub.shutdown().await;
+    tunnel.shutdown(Duration::ZERO).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_zone_that_the_operator_set_survives_joining_again() {
+    let api = Api::new();
+    let (control, address, tunnel) = start_control(api.client()).await;
+    let folder = tempfile::tempdir().unwrap();
+    join(&config(folder.path(), "edge-1", address, Some(token(&control, 1).await))).await.unwrap();
+    let mut node = api.get("/api/v1/nodes/edge-1").unwrap();
+    node["metadata"]["labels"]["topology.kubernetes.io/zone"] = json!("hall-2");
+    api.put("/api/v1/nodes/edge-1", node);
+    std::fs::remove_file(folder.path().join("membership.json")).unwrap();
+    join(&config(folder.path(), "edge-1", address, Some(token(&control, 1).await))).await.unwrap();
+    let node = api.get("/api/v1/nodes/edge-1").unwrap();
+    assert_eq!(node["metadata"]["labels"]["topology.kubernetes.io/zone"], "hall-2");
+    control.hub.shutdown().await;
+    tunnel.shutdown(Duration::ZERO).await;
+}
+
 async fn cause(revocations: &Objects<Revocation>) -> Option<Cause> {
     revocations.list(&ListParams::default()).await.unwrap().items.first().map(|one| one.spec.cause)
 }
 
-fn is_dialled_by(edge: &Membership) -> String {
+fn peer_id(edge: &Membership) -> String {
     edge.identity.peer_id().to_string()
 }
 
@@ -106,7 +174,7 @@ async fn a_removal_outlives_the_edge_node_until_a_token_undoes_it() {
     let removals = tokio::spawn(removal::run(client.clone(), stop.clone()));
     let state = folder.path().join("edge");
     let member = join(&config(&state, "edge-1", address, Some(token(&control, 1).await))).await.unwrap();
-    let peer = is_dialled_by(&member);
+    let peer = peer_id(&member);
     let (edge, session, _, _) = session(member, &state).await;
     session.synced().wait_for(|synced| *synced).await.unwrap();
 
@@ -127,7 +195,7 @@ async fn a_removal_outlives_the_edge_node_until_a_token_undoes_it() {
     // The same machine is let in by a token, and by nothing else.
     std::fs::remove_file(state.join("membership.json")).unwrap();
     let again = join(&config(&state, "edge-1", address, Some(token(&control, 1).await))).await.unwrap();
-    assert_eq!(is_dialled_by(&again), peer);
+    assert_eq!(peer_id(&again), peer);
     assert_eq!(cause(&revocations).await, None);
 
     // Who is revoked stays it when its EdgeNode goes, and no token helps.

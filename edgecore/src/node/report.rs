@@ -57,6 +57,7 @@ pub async fn run(node: Arc<Node>, settings: Settings, cancel: CancellationToken)
         when: None,
         well: None,
         annotated: None,
+        uid: None,
     };
     let mut tick = tokio::time::interval(LOOK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -91,6 +92,8 @@ struct Reporter {
     well: Option<Instant>,
     /// The site address that was told.
     annotated: Option<String>,
+    /// The Node that it was told of, once that is known.
+    uid: Option<String>,
 }
 
 impl Reporter {
@@ -98,6 +101,7 @@ impl Reporter {
         let now = OffsetDateTime::now_utc();
         self.renew_lease(now).await?;
         self.refresh_addresses();
+        self.notice_new_node();
         self.annotate().await?;
         let measured = self.measure().await;
         let status = status::status(&measured, &self.before(), now);
@@ -123,11 +127,24 @@ impl Reporter {
         self.node.cluster.report(Report::Lease(self.lease(now))).await
     }
 
+    /// A Node that was deleted comes back by what is told of it, and knows nothing: all is told again.
+    fn notice_new_node(&mut self) {
+        let uid = self.object().and_then(|object| object["metadata"]["uid"].as_str().map(str::to_owned));
+        if self.uid.is_some() && self.uid != uid {
+            tracing::info!("the Node was deleted; its status is told again");
+            (self.told, self.when, self.annotated) = (Value::Null, None, None);
+        }
+        self.uid = uid;
+    }
+
+    fn object(&self) -> Option<Arc<Value>> {
+        let name = self.node.facts.load().node.clone();
+        self.node.cluster.get(&kind::NODE, "", &name).ok().flatten()
+    }
+
     /// The last status, with the conditions that others have set.
     fn before(&self) -> Value {
-        let name = self.node.facts.load().node.clone();
-        let object = self.node.cluster.get(&kind::NODE, "", &name).ok().flatten();
-        let theirs = object.map(|object| object["status"].clone()).unwrap_or_default();
+        let theirs = self.object().map(|object| object["status"].clone()).unwrap_or_default();
         if self.told.is_null() {
             return theirs;
         }
