@@ -2,16 +2,17 @@
 //!
 //! An API server knows of a node's kubelet only an address and a port, so each node gets a port of the
 //! control: [`Kubelets`] watches the EdgeNodes, opens and closes ports, and writes them into the Nodes'
-//! status. A request that comes in is authenticated and authorised as a kubelet does it, then passed on
+//! status, and again whenever a Node does not say so. A request that comes in is authenticated and authorised as a kubelet does it, then passed on
 //! over the overlay; the node's own answer comes back untouched, upgrades included.
 
 mod certificate;
 mod ports;
 mod rights;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use edgeloom_api::v1alpha1::{EdgeNode, Role};
@@ -33,6 +34,9 @@ pub use certificate::{CertificateError, obtain};
 use crate::access::{Authenticator, Authorizer};
 use crate::forward::Forwarder;
 use crate::https::{self, Body, Handler, text};
+
+/// Pause before a Node that could not be written to is tried again.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// The kubelet ports, and what they need.
 pub struct Kubelets {
@@ -69,27 +73,51 @@ impl Kubelets {
         let nodes: Api<EdgeNode> = Api::all(self.client.clone());
         let changes = watcher(nodes, watcher::Config::default()).default_backoff();
         let mut changes = std::pin::pin!(changes);
+        let nodes: Api<Node> = Api::all(self.client.clone());
+        let written = watcher(nodes, watcher::Config::default()).default_backoff().applied_objects();
+        let mut written = std::pin::pin!(written);
+        let mut retry = tokio::time::interval(RETRY);
         let mut state = State::default();
         loop {
-            let change = tokio::select! {
-                change = changes.try_next() => change,
+            tokio::select! {
+                change = changes.try_next() => match change {
+                    Ok(Some(event)) => self.apply(&mut state, event).await,
+                    Ok(None) => return,
+                    Err(error) => tracing::warn!(%error, "watching the EdgeNodes; trying again"),
+                },
+                node = written.try_next() => match node {
+                    Ok(Some(node)) => self.correct(&mut state, &node).await,
+                    Ok(None) => return,
+                    Err(error) => tracing::warn!(%error, "watching the Nodes; trying again"),
+                },
+                _ = retry.tick(), if !state.unwritten.is_empty() => {
+                    for name in std::mem::take(&mut state.unwritten) {
+                        self.publish(&mut state, &name).await;
+                    }
+                }
                 () = self.stop.cancelled() => return,
-            };
-            match change {
-                Ok(Some(event)) => self.apply(&mut state, event).await,
-                Ok(None) => return,
-                Err(error) => tracing::warn!(%error, "watching the EdgeNodes; trying again"),
             }
+        }
+    }
+
+    /// A Node that was made anew, or that somebody wrote to, is told its port again.
+    async fn correct(&self, state: &mut State, node: &Node) {
+        let name = node.name_any();
+        if let Some(open) = state.open.get(&name)
+            && !says(node, &self.addresses, open.port)
+        {
+            self.publish(state, &name).await;
         }
     }
 
     async fn apply(&self, state: &mut State, event: watcher::Event<EdgeNode>) {
         match event {
             watcher::Event::Init => state.listed.clear(),
-            watcher::Event::InitApply(node) | watcher::Event::Apply(node) => {
+            watcher::Event::InitApply(node) => {
                 state.listed.push(node.name_any());
                 self.ensure(state, &node).await;
             }
+            watcher::Event::Apply(node) => self.ensure(state, &node).await,
             watcher::Event::InitDone => {
                 let listed = std::mem::take(&mut state.listed);
                 let gone: Vec<String> =
@@ -102,6 +130,10 @@ impl Kubelets {
 
     async fn ensure(&self, state: &mut State, node: &EdgeNode) {
         let name = node.name_any();
+        // The name is claimed; whether its host becomes a member is not known yet.
+        if node.spec.node_uid.is_empty() {
+            return;
+        }
         let Ok(peer) = node.spec.peer_id.parse::<PeerId>() else {
             return tracing::warn!(node = name, "its EdgeNode has no valid spec.peerId; no kubelet port");
         };
@@ -114,8 +146,8 @@ impl Kubelets {
         state.close(&name);
         match self.open(state, &name, peer).await {
             Ok(open) => {
-                self.publish(&name, open.port).await;
-                state.open.insert(name, open);
+                state.open.insert(name.clone(), open);
+                self.publish(state, &name).await;
             }
             Err(error) => tracing::error!(node = name, %error, "no kubelet port: logs and exec will fail"),
         }
@@ -145,7 +177,8 @@ impl Kubelets {
     }
 
     /// Writes into the Node where its kubelet is to be found.
-    async fn publish(&self, name: &str, port: u16) {
+    async fn publish(&self, state: &mut State, name: &str) {
+        let Some(port) = state.open.get(name).map(|open| open.port) else { return };
         let nodes: Api<Node> = Api::all(self.client.clone());
         let mut addresses: Vec<serde_json::Value> = self
             .addresses
@@ -160,8 +193,11 @@ impl Kubelets {
         let parameters = PatchParams { field_manager: Some(crate::MANAGER.to_owned()), ..Default::default() };
         match nodes.patch_status(name, &parameters, &Patch::Merge(status)).await {
             Ok(_) => tracing::info!(node = name, port, "kubelet port open"),
+            // Its coming is watched for.
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
             Err(error) => {
-                tracing::error!(node = name, port, %error, "writing the port into the Node's status")
+                tracing::error!(node = name, port, %error, "writing the port into the Node's status; trying again");
+                state.unwritten.insert(name.to_owned());
             }
         }
     }
@@ -181,6 +217,8 @@ struct State {
     open: BTreeMap<String, Open>,
     /// Names seen since a list began; what is open and not among them at its end is gone.
     listed: Vec<String>,
+    /// Names of Nodes that are to be written to again.
+    unwritten: BTreeSet<String>,
 }
 
 impl State {
@@ -228,6 +266,19 @@ impl Handler for NodePort {
     }
 }
 
+/// Whether the Node says that its kubelet is here.
+fn says(node: &Node, addresses: &[IpAddr], port: u16) -> bool {
+    let found = node.status.as_ref().and_then(|status| status.addresses.as_deref()).unwrap_or_default();
+    let internal: Vec<&str> = found
+        .iter()
+        .filter(|address| address.type_ == "InternalIP")
+        .map(|address| address.address.as_str())
+        .collect();
+    kubelet_port(node) == Some(port)
+        && internal.len() == addresses.len()
+        && addresses.iter().all(|address| internal.contains(&address.to_string().as_str()))
+}
+
 fn kubelet_port(node: &Node) -> Option<u16> {
     let endpoint = node.status.as_ref()?.daemon_endpoints.as_ref()?.kubelet_endpoint.as_ref()?;
     u16::try_from(endpoint.port).ok().filter(|port| *port != 0)
@@ -244,5 +295,28 @@ pub async fn bind(address: IpAddr, port: u16) -> std::io::Result<TcpListener> {
             TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await
         }
         bound => bound,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_node_that_says_otherwise_is_told_again() {
+        let node = |addresses: serde_json::Value, port: u16| -> Node {
+            let endpoint = json!({ "kubeletEndpoint": { "Port": port } });
+            let status = json!({ "addresses": addresses, "daemonEndpoints": endpoint });
+            serde_json::from_value(json!({ "metadata": { "name": "a" }, "status": status })).unwrap()
+        };
+        let here = ["203.0.113.10".parse().unwrap()];
+        let own = json!([{ "type": "InternalIP", "address": "203.0.113.10" }, { "type": "Hostname", "address": "a" }]);
+        assert!(says(&node(own.clone(), 19000), &here, 19000));
+        assert!(!says(&node(own, 10250), &here, 19000));
+        let other = json!([{ "type": "InternalIP", "address": "192.168.10.2" }]);
+        assert!(!says(&node(other, 19000), &here, 19000));
+        let anew: Node = serde_json::from_value(json!({ "metadata": { "name": "a" } })).unwrap();
+        assert!(!says(&anew, &here, 19000));
     }
 }
