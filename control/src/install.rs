@@ -88,7 +88,7 @@ fn cluster_role() -> Value {
         // What edge nodes report, each only of itself: the hub holds them to it.
         rule(&[""], &["pods"], &["get", "list", "watch", "delete"]),
         rule(&[""], &["pods/status", "nodes/status"], &["get", "patch", "update"]),
-        rule(&["", "events.k8s.io"], &["events"], &["create", "patch", "update"]),
+        rule(&["", "events.k8s.io"], &["events"], &["get", "create", "patch", "update"]),
         rule(&["coordination.k8s.io"], &["leases"], &["get", "create", "patch", "update"]),
         rule(&[""], &["serviceaccounts/token"], &["create"]),
         // Joining.

@@ -63,7 +63,7 @@ pub(super) fn judge(
             Verdict::Refuse(format!("a node does not write the status of a {kind}"))
         }
         Write::Lease { name, body } => lease(node, node_uid, &name, body),
-        Write::Event { event } => event_of(node, event),
+        Write::Event { event } => event_of(node, event, pod),
         Write::DeletePod { namespace, name, uid } => not_own(node, pod(&namespace, &name), &uid)
             .unwrap_or_else(|| Verdict::Call(Call::Delete { path: POD.path(&namespace, Some(&name)), uid })),
         Write::NodeAnnotations { annotations } => {
@@ -118,7 +118,7 @@ fn lease(node: &str, node_uid: &str, name: &str, spec: Value) -> Verdict {
 }
 
 /// An event tells of the node itself or of a pod; it says of itself where it comes from, and we say it too.
-fn event_of(node: &str, mut event: Value) -> Verdict {
+fn event_of(node: &str, mut event: Value, pod: impl Fn(&str, &str) -> Option<PodFacts>) -> Verdict {
     let refuse = |reason: &str| Verdict::Refuse(reason.to_owned());
     let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
@@ -138,6 +138,15 @@ fn event_of(node: &str, mut event: Value) -> Verdict {
     }
     if about == POD.kind && namespace != about_namespace {
         return refuse("the event is in another namespace than its pod");
+    }
+    if about == POD.kind {
+        match pod(&namespace, &about_name) {
+            Some(pod) if pod.node != node => {
+                return refuse("the event is about a pod that is not on this node");
+            }
+            // A pod that is gone was perhaps its own; there is nothing left to tell of another's.
+            _ => {}
+        }
     }
     let Some(fields) = event.as_object_mut() else { return refuse("the event is no object") };
     fields.insert("reportingInstance".to_owned(), node.into());
@@ -244,6 +253,8 @@ mod tests {
         );
         assert!(!refused(event("default", json!({"kind": "Node", "name": "edge-1"}))));
         assert!(refused(event("kube-system", pod)));
+        assert!(refused(event("shop", json!({"kind": "Pod", "namespace": "shop", "name": "theirs"}))));
+        assert!(!refused(event("shop", json!({"kind": "Pod", "namespace": "shop", "name": "gone"}))));
         assert!(refused(event("default", json!({"kind": "Node", "name": "edge-2"}))));
         assert!(refused(event("shop", json!({"kind": "Secret", "name": "x", "namespace": "shop"}))));
         assert!(refused(Write::Event { event: json!([]) }));

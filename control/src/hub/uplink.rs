@@ -170,13 +170,27 @@ async fn do_call(client: &kube::Client, call: &Call) -> Result<(), kube::Error> 
         }
         Call::Create { collection, name, object } => {
             match send(client, Method::POST, collection, JSON, object).await {
-                Err(kube::Error::Api(status)) if status.code == 409 => gone_is_done(
-                    send(client, Method::PATCH, &format!("{collection}/{name}"), MERGE_PATCH, object).await,
-                ),
+                Err(kube::Error::Api(status)) if status.code == 409 => {
+                    let path = format!("{collection}/{name}");
+                    let known = request(client, Method::GET, &path, JSON, &Value::Null).await;
+                    if known.as_ref().is_ok_and(|known| !is_the_same_event(known, object)) {
+                        // An object of that name which this node has not made.
+                        return Err(kube::Error::Api(status));
+                    }
+                    gone_is_done(known.map(drop))?;
+                    gone_is_done(send(client, Method::PATCH, &path, MERGE_PATCH, object).await)
+                }
                 other => other,
             }
         }
     }
+}
+
+/// Whether both tell of the same object and come from the same node.
+fn is_the_same_event(known: &Value, object: &Value) -> bool {
+    ["/involvedObject/kind", "/involvedObject/name", "/involvedObject/uid", "/source/host"]
+        .iter()
+        .all(|field| known.pointer(field) == object.pointer(field))
 }
 
 /// The object is gone, or another one has its name: there is nothing left to write.
@@ -197,7 +211,7 @@ async fn send(
     request(client, method, path, media, body).await.map(drop)
 }
 
-/// One request of the API with a JSON body, and its answer.
+/// One request of the API with a JSON body, none where that is null, and its answer.
 pub(super) async fn request(
     client: &kube::Client,
     method: Method,
@@ -205,12 +219,13 @@ pub(super) async fn request(
     media: &str,
     body: &Value,
 ) -> Result<Value, kube::Error> {
+    let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
     let request = Request::builder()
         .method(method)
         .uri(path)
         .header(http::header::CONTENT_TYPE, media)
         .header(http::header::ACCEPT, JSON)
-        .body(body.to_string().into_bytes())
+        .body(body)
         .map_err(kube::Error::HttpError)?;
     client.request(request).await
 }
