@@ -129,7 +129,7 @@ fn said(error: &kube::Error) -> Option<Outcome> {
     match status.code {
         401 | 429 => None,
         403 if !in_ending_namespace(status) => Some(Outcome::Later(reason)),
-        500 => Some(Outcome::Later(reason)),
+        409 | 500 => Some(Outcome::Later(reason)),
         ..500 => Some(Outcome::Never(reason)),
         _ => None,
     }
@@ -193,12 +193,18 @@ fn is_the_same_event(known: &Value, object: &Value) -> bool {
         .all(|field| known.pointer(field) == object.pointer(field))
 }
 
-/// The object is gone, or another one has its name: there is nothing left to write.
+/// The object is gone, or another one has its name: there is nothing left to write. A conflict of versions is none
+/// of that: the API gave up among other writers, and the write is tried again.
 fn gone_is_done(result: Result<(), kube::Error>) -> Result<(), kube::Error> {
     match result {
-        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 || is_of_another(&status) => Ok(()),
         other => other,
     }
+}
+
+/// Whether the API says that the object of this name has another UID.
+fn is_of_another(status: &Status) -> bool {
+    status.code == 409 && status.message.to_ascii_lowercase().contains("uid")
 }
 
 async fn send(
@@ -241,6 +247,19 @@ mod tests {
     }
 
     #[test]
+    fn an_object_with_another_uid_leaves_nothing_to_write_and_a_conflict_does() {
+        let on = |code: u16, message: &str| {
+            let status = json!({"status": "Failure", "message": message, "code": code});
+            gone_is_done(Err(kube::Error::Api(serde_json::from_value(status).unwrap()))).is_ok()
+        };
+        assert!(on(404, "pods \"web\" not found"));
+        let other = "Operation cannot be fulfilled on pods \"web\": Precondition failed: UID in precondition: a, UID in object meta: b";
+        assert!(on(409, other));
+        let modified = "Operation cannot be fulfilled on pods \"web\": the object has been modified; please apply your changes to the latest version and try again";
+        assert!(!on(409, modified));
+    }
+
+    #[test]
     fn only_what_no_time_mends_is_refused_for_good() {
         let (never, later) = (|| Some(Outcome::Never("no".into())), || Some(Outcome::Later("no".into())));
         for (code, cause, expected) in [
@@ -249,7 +268,7 @@ mod tests {
             (403, "", later()),
             (403, "NamespaceTerminating", never()),
             (404, "", never()),
-            (409, "", never()),
+            (409, "", later()),
             (422, "", never()),
             (429, "", None),
             (500, "", later()),
