@@ -17,7 +17,9 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use edgeloom_model::{NodeName, Site};
 use edgeloom_tunnel::identity::{Authority, Claims, Identity, Role, SignedCredential, Trust, write_private};
-use edgeloom_tunnel::{Accepted, Alpn, Config, Congestion, Incoming, Path, Peer, RelayPeer, Tunnel};
+use edgeloom_tunnel::{
+    Accepted, Alpn, Carriers, Config, Congestion, Incoming, Path, Peer, Proxy, RelayPeer, Tunnel,
+};
 use prometheus::{Registry, TextEncoder};
 use tokio::io::AsyncWriteExt as _;
 
@@ -37,6 +39,15 @@ struct Arguments {
     /// Serve as a relay.
     #[arg(long)]
     serve: bool,
+    /// As a relay, take WebSockets over TLS here.
+    #[arg(long)]
+    websocket: Option<SocketAddr>,
+    /// Take no TLS over TCP.
+    #[arg(long)]
+    no_tls: bool,
+    /// HTTP proxy on the way to WebSockets, as http://[USER:PASSWORD@]HOST:PORT.
+    #[arg(long)]
+    proxy: Option<String>,
     /// A relay and its address, as NAME=ADDRESS:PORT.
     #[arg(long)]
     relay: Vec<String>,
@@ -137,6 +148,12 @@ fn config(arguments: &Arguments) -> Result<Config> {
     Ok(Config {
         listen: arguments.listen,
         relay: arguments.serve,
+        carriers: Carriers {
+            listen: !arguments.no_tls,
+            websocket_listen: arguments.websocket,
+            proxy: arguments.proxy.as_ref().map(|url| Proxy::parse(url, "")).transpose()?,
+            ..Carriers::default()
+        },
         relays: arguments.relay.iter().map(relay).collect::<Result<_>>()?,
         direct: !arguments.no_direct,
         state_dir: arguments.state.clone(),

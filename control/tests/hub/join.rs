@@ -66,20 +66,24 @@ pub async fn start(client: kube::Client) -> (Arc<Control>, SocketAddr, Tunnel) {
     start_at(client, free_port()).await
 }
 
-async fn start_at(client: kube::Client, address: SocketAddr) -> (Arc<Control>, SocketAddr, Tunnel) {
-    let control = Arc::new(control(client, address).await);
-    let config = Config { listen: address, relay: true, serve_join: true, ..Config::default() };
-    let (tunnel, incoming) = Tunnel::start(
-        config,
-        Arc::clone(&control.identity),
-        control.join.own_credential(),
-        control.join.trust(),
-        &Registry::new(),
-    )
-    .await
-    .unwrap();
+/// A control that tells nodes to find it at `contact` and listens at `listen`.
+async fn start_behind(
+    client: kube::Client,
+    contact: SocketAddr,
+    listen: SocketAddr,
+) -> (Arc<Control>, Tunnel) {
+    let control = Arc::new(control(client, contact).await);
+    let config = Config { listen, relay: true, serve_join: true, ..Config::default() };
+    let (identity, credential) = (Arc::clone(&control.identity), control.join.own_credential());
+    let (tunnel, incoming) =
+        Tunnel::start(config, identity, credential, control.join.trust(), &Registry::new()).await.unwrap();
     let serving = Arc::clone(&control);
     tokio::spawn(async move { serve(&serving, incoming).await });
+    (control, tunnel)
+}
+
+async fn start_at(client: kube::Client, address: SocketAddr) -> (Arc<Control>, SocketAddr, Tunnel) {
+    let (control, tunnel) = start_behind(client, address, address).await;
     (control, address, tunnel)
 }
 
@@ -112,15 +116,25 @@ pub async fn refusal(config: &JoinConfig) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_host_joins_over_tcp_where_udp_is_blocked() {
-    let (control, address, tunnel) = start(Api::new().client()).await;
+async fn a_host_whose_udp_is_blocked_joins_and_holds_a_session_over_tcp() {
+    let listen = free_port();
+    let (blocked, _tasks, _silent) = without_udp(listen).await;
+    let (control, tunnel) = start_behind(Api::new().client(), blocked, listen).await;
     let folder = tempfile::tempdir().unwrap();
-    let (blocked, _tasks, _silent) = without_udp(address).await;
     let started = std::time::Instant::now();
     let token = token(&control, 1).await;
     let membership = join(&config(folder.path(), "edge-1", blocked, Some(token))).await.unwrap();
     assert_eq!(membership.node.as_str(), "edge-1");
     assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    let (edge, session, ..) = session(membership, folder.path()).await;
+    tokio::time::timeout(Duration::from_secs(30), session.synced().wait_for(|synced| *synced))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(edge.peers().iter().any(|peer| peer.carrier.is_some()), "{:?}", edge.peers());
+    session.shutdown().await;
+    edge.shutdown(Duration::ZERO).await;
+    control.hub.shutdown().await;
     tunnel.shutdown(Duration::ZERO).await;
 }
 

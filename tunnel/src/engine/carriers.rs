@@ -11,11 +11,11 @@ use super::acquaint::Acquaintance;
 use super::{Engine, MAX_GUESTS};
 use crate::carrier::Carrier;
 use crate::identity::Verified;
-use crate::path::{Kind, Origin, RouteKey};
+use crate::path::{Demand, Kind, Origin, RouteKey};
 use crate::wire::frame::Control;
 use crate::wire::message::Message;
 
-/// The relays to which carriers are wanted, with their addresses.
+/// The relays, and whoever else takes carriers, to which they are wanted, with their addresses.
 pub(crate) type Wanted = HashMap<PeerId, Vec<SocketAddr>>;
 
 /// What UDP may take to answer before a carrier is dialled.
@@ -57,14 +57,20 @@ impl Reach {
 }
 
 impl Engine {
-    /// Says to which relays carriers are wanted. Returns when to look again.
+    /// Says to whom carriers are wanted. Returns when to look again.
     pub(super) fn want_carriers(&mut self, now: Instant) -> Option<Instant> {
         if !self.config.carriers.dial {
             return None;
         }
         let (mut next, mut wanted) = (None, Wanted::new());
-        for relay in &self.relays {
-            let Some(state) = self.peers.get_mut(relay) else { continue };
+        for (relay, state) in &mut self.peers {
+            // Relays always, and who else has addresses of its own, such as a control that does not relay, where needed.
+            let has_addresses = state.member.as_ref().is_some_and(|member| !member.addresses.is_empty());
+            let needed = has_addresses && state.paths.demand() != Demand::None;
+            if !self.relays.contains(relay) && !needed {
+                state.reach = None;
+                continue;
+            }
             let reach = Reach::note(&mut state.reach, now, state.paths.works_by_udp(now));
             let mut want = self.wanted.borrow().contains_key(relay);
             match reach.changes_at(want) {

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use edgeloom_tunnel::{Alpn, Carriers, Config, DirectKind, OpenError, Path, Proxy, RelayPeer};
+use edgeloom_tunnel::{Alpn, Carriers, Config, DirectKind, OpenError, Path, Peer, Proxy, RelayPeer};
 
 use crate::common::{Cluster, Node, Relay, config, free_address};
 use crate::middlebox::{HttpProxy, Middlebox};
@@ -45,6 +45,18 @@ async fn where_udp_is_blocked_streams_and_the_hub_go_over_tls() {
     assert!(a.counter("edgeloom_tunnel_carrier_sent_bytes_total") > 3e6);
     assert!(control.counter("edgeloom_tunnel_carriers") >= 1.0);
     assert!(a.tunnel.ping(b.id()).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_that_does_not_relay_takes_carriers_too() {
+    let cluster = Cluster::new("test");
+    let listen = free_address();
+    let control = cluster.node("control", Config { listen, serve_join: true, ..config(None) }).await;
+    let middlebox = Middlebox::new(listen, false).await;
+    let a = cluster.node("a", config(None)).await;
+    a.tunnel.set_peers(vec![Peer { addresses: vec![middlebox.address], ..control.as_peer() }]);
+    a.echo(&control, 1000).await.unwrap();
+    assert_eq!(a.status_of(&control).carrier, Some(DirectKind::Tcp));
 }
 
 #[tokio::test(flavor = "multi_thread")]
