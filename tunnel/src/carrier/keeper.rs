@@ -22,7 +22,7 @@ use crate::socket::Mux;
 
 /// Back-off of dialling a relay.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
-const LAST_RETRY: Duration = Duration::from_secs(30);
+const LAST_RETRY: Duration = Duration::from_secs(60);
 /// A carrier that was up this long ended by chance: the next is dialled as if it were the first.
 const STEADY: Duration = Duration::from_secs(10);
 
@@ -42,15 +42,14 @@ impl Keeper {
         let tasks = TaskTracker::new();
         let mut kept: HashMap<PeerId, CancellationToken> = HashMap::new();
         loop {
-            let now_wanted = wanted.borrow_and_update().clone();
+            let now_wanted = wanted.borrow_and_update().to.clone();
             for (_, unwanted) in kept.extract_if(|relay, _| !now_wanted.contains_key(relay)) {
                 unwanted.cancel();
             }
             for (relay, addresses) in now_wanted {
-                let keeper = self.clone();
                 kept.entry(relay).or_insert_with(|| {
                     let until = stop.child_token();
-                    tasks.spawn(keeper.keep(relay, addresses, until.clone()));
+                    tasks.spawn(self.clone().keep(relay, addresses, wanted.clone(), until.clone()));
                     until
                 });
             }
@@ -64,14 +63,27 @@ impl Keeper {
     }
 
     /// Keeps a carrier to `relay` until `stop`.
-    async fn keep(self, relay: PeerId, addresses: Vec<SocketAddr>, stop: CancellationToken) {
+    async fn keep(
+        self,
+        relay: PeerId,
+        addresses: Vec<SocketAddr>,
+        mut wanted: watch::Receiver<Wanted>,
+        stop: CancellationToken,
+    ) {
         let mut wait = FIRST_RETRY;
+        let mut told = false;
         loop {
+            let place = wanted.borrow().place;
             let Some(dialled) = stop.run_until_cancelled(self.dial(relay, &addresses)).await else { return };
             let begun = Instant::now();
             match dialled {
-                Ok(dialled) => self.carry(relay, dialled, &stop).await,
+                Ok(dialled) => {
+                    told = false;
+                    self.carry(relay, dialled, &stop).await;
+                }
+                Err(reason) if told => tracing::debug!(%relay, %reason, "no carrier"),
                 Err(reason) => {
+                    told = true;
                     tracing::info!(%relay, %reason, "neither UDP nor a carrier over TCP leads to the relay");
                 }
             }
@@ -79,10 +91,15 @@ impl Keeper {
                 wait = FIRST_RETRY;
             }
             let jittered = wait.mul_f64(rand::random_range(0.5..1.0));
-            if stop.run_until_cancelled(tokio::time::sleep(jittered)).await.is_none() {
-                return;
-            }
             wait = (wait * 2).min(LAST_RETRY);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(jittered) => {}
+                moved = wanted.wait_for(|wanted| wanted.place != place) => match moved {
+                    Ok(_) => wait = FIRST_RETRY,
+                    Err(_) => return,
+                }
+            }
         }
     }
 

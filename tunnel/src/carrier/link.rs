@@ -17,6 +17,8 @@ const SILENT: Duration = Duration::from_secs(90);
 const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 /// Bytes that the kernel holds unsent: it must not queue for seconds what the queue before it bounds.
 const UNSENT: u32 = 128 << 10;
+/// Bytes of a buffer that are kept when little is written.
+const SPARE: usize = 64 << 10;
 /// How long a carrier that outruns the endpoint waits.
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -109,6 +111,10 @@ async fn write(mut writer: impl AsyncWrite + Unpin, queue: &Queue, sent: &IntCou
         writer.flush().await?;
         queue.wrote(batch.len(), begun.elapsed());
         sent.inc_by(batch.len() as u64);
+        if batch.len() < batch.capacity() / 4 {
+            // A burst is over; a relay has many carriers.
+            batch.shrink_to(SPARE);
+        }
     }
 }
 

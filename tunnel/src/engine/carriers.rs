@@ -15,8 +15,14 @@ use crate::path::{Demand, Kind, Origin, RouteKey};
 use crate::wire::frame::Control;
 use crate::wire::message::Message;
 
-/// The relays, and whoever else takes carriers, to which they are wanted, with their addresses.
-pub(crate) type Wanted = HashMap<PeerId, Vec<SocketAddr>>;
+/// What the keeper of carriers is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// The relays, and whoever else takes carriers, to which they are wanted, with their addresses.
+    pub(crate) to: HashMap<PeerId, Vec<SocketAddr>>,
+    /// Changes with the node's own addresses: what failed before may work now.
+    pub(crate) place: u64,
+}
 
 /// What UDP may take to answer before a carrier is dialled.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -62,7 +68,7 @@ impl Engine {
         if !self.config.carriers.dial {
             return None;
         }
-        let (mut next, mut wanted) = (None, Wanted::new());
+        let (mut next, mut wanted) = (None, HashMap::new());
         for (relay, state) in &mut self.peers {
             // Relays always, and who else has addresses of its own, such as a control that does not relay, where needed.
             let has_addresses = state.member.as_ref().is_some_and(|member| !member.addresses.is_empty());
@@ -72,7 +78,7 @@ impl Engine {
                 continue;
             }
             let reach = Reach::note(&mut state.reach, now, state.paths.works_by_udp(now));
-            let mut want = self.wanted.borrow().contains_key(relay);
+            let mut want = self.wanted.borrow().to.contains_key(relay);
             match reach.changes_at(want) {
                 Some(at) if at <= now => want = !want,
                 at => next = next.into_iter().chain(at).min(),
@@ -82,13 +88,27 @@ impl Engine {
             }
         }
         self.wanted.send_if_modified(|known| {
-            let news = *known != wanted;
+            let news = known.to != wanted;
             if news {
-                *known = wanted;
+                known.to = wanted;
             }
             news
         });
         next
+    }
+
+    /// Own addresses changed.
+    pub(super) fn carriers_moved(&self) {
+        self.wanted.send_modify(|wanted| wanted.place += 1);
+    }
+
+    /// Ends the carriers of `peer` whose probes were lost, well before TCP gives up: another is dialled then.
+    pub(super) fn end_dead_carriers(&self, peer: &PeerId) {
+        let Some(state) = self.peers.get(peer) else { return };
+        let dead = |carrier: &&Arc<Carrier>| state.paths.is_dead(RouteKey::Direct(carrier.address));
+        for carrier in state.carriers.iter().filter(dead) {
+            carrier.stop.cancel();
+        }
     }
 
     /// As a relay, takes the first frame of a node in a WebSocket. Returns who it is if its credential holds and the

@@ -193,6 +193,7 @@ impl Engine {
             state.paths.set_demand(now, demand);
         }
         let actions = state.paths.poll(now, flow);
+        self.end_dead_carriers(&peer);
         let restarted = actions.iter().any(|action| matches!(action, Action::Restarted { .. }));
         for action in actions {
             self.act(now, peer, action);

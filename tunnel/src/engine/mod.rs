@@ -295,6 +295,7 @@ impl Engine {
         }
         tracing::debug!(?local, "own addresses");
         self.surroundings.send_modify(|surroundings| surroundings.local.clone_from(&local));
+        self.carriers_moved();
         self.local = local;
         for state in self.peers.values_mut() {
             state.told = None;

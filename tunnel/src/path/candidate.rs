@@ -151,6 +151,10 @@ impl Candidate {
             }
     }
 
+    pub(crate) fn is_dead(&self) -> bool {
+        self.lost >= DEAD
+    }
+
     pub(crate) fn rtt(&self) -> Option<Duration> {
         self.smoothed.map(|(rtt, _)| rtt)
     }

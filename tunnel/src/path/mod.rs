@@ -249,6 +249,11 @@ impl Paths {
         }
     }
 
+    /// Whether the probes by `route` were lost.
+    pub(crate) fn is_dead(&self, route: RouteKey) -> bool {
+        self.get(route).is_some_and(Candidate::is_dead)
+    }
+
     /// Whether UDP leads to the peer without losing much.
     pub(crate) fn works_by_udp(&self, now: Instant) -> bool {
         self.candidates
