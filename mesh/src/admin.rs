@@ -17,12 +17,15 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use edgeloom_api::admin::{self, Failure, Link, MAX_ECHOES, Timestamp};
-use edgeloom_tunnel::{PeerId, Tunnel};
+use edgeloom_api::admin::{
+    self, Failure, Link, MAX_BENCH_SECONDS, MAX_BENCH_STREAMS, MAX_ECHOES, Measurement, Phase, Timestamp,
+};
+use edgeloom_tunnel::{OpenError, PeerId, Tunnel};
 use serde::Deserialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::measure::{self, MeasureError};
 use crate::proxy::Proxy;
 use crate::snapshot::{Place, Snapshot};
 
@@ -163,6 +166,46 @@ impl Admin {
         }
         Some(echoes)
     }
+
+    /// Probes every way to a node; `None` if no such node is known.
+    pub async fn trace(&self, node: &str) -> Option<Result<admin::Trace, OpenError>> {
+        let facts = &self.0.facts;
+        let peer: PeerId = facts.snapshot.load().model.member(node)?.peer.parse().ok()?;
+        let trace = facts.tunnel.trace(peer).await;
+        Some(trace.map(|trace| answers::trace(&trace, &facts.snapshot.load())))
+    }
+
+    /// Measures the way to a node; `None` if no such node is known.
+    async fn bench(&self, node: &str, query: &BenchQuery) -> Option<Result<Measurement, MeasureError>> {
+        let facts = &self.0.facts;
+        let peer: PeerId = facts.snapshot.load().model.member(node)?.peer.parse().ok()?;
+        let (phase, streams) = (query.phase, query.streams);
+        let outcome =
+            measure::run(&facts.tunnel, peer, phase, Duration::from_secs(query.seconds), streams).await;
+        let path = facts.tunnel.peers().into_iter().find(|status| status.peer == peer);
+        let path = path.map_or(edgeloom_tunnel::Path::None, |status| status.path);
+        Some(
+            outcome
+                .map(|outcome| answers::measurement(phase, streams, &outcome, &path, &facts.snapshot.load())),
+        )
+    }
+}
+
+#[derive(Deserialize)]
+struct BenchQuery {
+    phase: Phase,
+    #[serde(default = "five")]
+    seconds: u64,
+    #[serde(default = "one_stream")]
+    streams: usize,
+}
+
+fn five() -> u64 {
+    5
+}
+
+fn one_stream() -> usize {
+    1
 }
 
 #[derive(Deserialize)]
@@ -182,6 +225,8 @@ pub fn router(admin: Admin) -> Router {
         .route(admin::PEERS, get(async |State(admin): State<Admin>| Json(admin.peers())))
         .route(admin::SERVICES, get(async |State(admin): State<Admin>| Json(admin.services())))
         .route(&format!("{}/{{node}}", admin::PING), post(ping))
+        .route(&format!("{}/{{node}}", admin::TRACE), post(trace))
+        .route(&format!("{}/{{node}}", admin::BENCH), post(bench))
         .fallback(async || failure(StatusCode::NOT_FOUND, "there is nothing at this path", None))
         .with_state(admin)
 }
@@ -197,11 +242,39 @@ async fn ping(
     }
     match admin.ping(&node, query.count).await {
         Some(echoes) => Json(echoes).into_response(),
-        None => {
-            let error = format!("no member of the mesh is called {node:?}");
-            failure(StatusCode::NOT_FOUND, &error, Some("`meshctl peers` lists those that are known here"))
-        }
+        None => unknown(&node),
     }
+}
+
+async fn trace(State(admin): State<Admin>, Path(node): Path<String>) -> Response {
+    match admin.trace(&node).await {
+        Some(Ok(trace)) => Json(trace).into_response(),
+        Some(Err(error)) => failure(StatusCode::BAD_GATEWAY, &error.to_string(), None),
+        None => unknown(&node),
+    }
+}
+
+async fn bench(
+    State(admin): State<Admin>,
+    Path(node): Path<String>,
+    Query(query): Query<BenchQuery>,
+) -> Response {
+    if !(1..=MAX_BENCH_SECONDS).contains(&query.seconds) || !(1..=MAX_BENCH_STREAMS).contains(&query.streams)
+    {
+        let error =
+            format!("expected 1 to {MAX_BENCH_SECONDS} seconds, and 1 to {MAX_BENCH_STREAMS} streams");
+        return failure(StatusCode::BAD_REQUEST, &error, None);
+    }
+    match admin.bench(&node, &query).await {
+        Some(Ok(measurement)) => Json(measurement).into_response(),
+        Some(Err(error)) => failure(StatusCode::BAD_GATEWAY, &error.to_string(), None),
+        None => unknown(&node),
+    }
+}
+
+fn unknown(node: &str) -> Response {
+    let error = format!("no member of the mesh is called {node:?}");
+    failure(StatusCode::NOT_FOUND, &error, Some("`meshctl peers` lists those that are known here"))
 }
 
 fn failure(status: StatusCode, error: &str, remedy: Option<&str>) -> Response {

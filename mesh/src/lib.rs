@@ -13,6 +13,7 @@ mod discovery;
 mod host;
 mod keep;
 mod lan;
+mod measure;
 pub mod ops;
 pub mod program;
 pub mod proxy;

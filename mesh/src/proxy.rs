@@ -57,6 +57,7 @@ pub struct Proxy {
     pub(crate) connect_timeout: Duration,
     outgoing: Arc<Semaphore>,
     incoming: Arc<Semaphore>,
+    measures: Arc<Semaphore>,
     next_flow: AtomicU64,
     udp: udp::Udp,
     /// Owner of every TCP connection's task: what a shutdown waits for.
@@ -114,6 +115,7 @@ impl Proxy {
             connect_timeout: Duration::from_millis(settings.connect_timeout_ms),
             outgoing: Arc::new(Semaphore::new(settings.max_connections)),
             incoming: Arc::new(Semaphore::new(settings.max_connections)),
+            measures: Arc::new(Semaphore::new(crate::measure::AT_ONCE)),
             next_flow: AtomicU64::new(rand::random()),
             udp: udp::Udp::new(settings),
             tasks: TaskTracker::new(),

@@ -32,6 +32,7 @@ const MAX_REST: usize = 2048;
 
 const TCP: u8 = 1;
 const UDP: u8 = 2;
+const MEASURE: u8 = 3;
 
 /// What a stream on `mesh/1` is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,38 @@ pub enum Preface {
     Tcp(Header),
     /// Set-up and large datagrams of UDP flows, as [`Frame`]s both ways.
     Udp,
+    /// A measurement: no flow of anybody's.
+    Measure(Measure),
+}
+
+/// What the accepting agent does with a stream of a measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// Sends back what comes.
+    Echo,
+    /// Counts what comes, and at the end says how many bytes it was (8 bytes, big endian).
+    Sink,
+    /// Sends until it is told to stop.
+    Source,
+}
+
+impl Measure {
+    const fn number(self) -> u8 {
+        match self {
+            Self::Echo => 1,
+            Self::Sink => 2,
+            Self::Source => 3,
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        match Reader::new(bytes).u8("the measurement")? {
+            1 => Ok(Self::Echo),
+            2 => Ok(Self::Sink),
+            3 => Ok(Self::Source),
+            _ => Err(WireError::Unknown("the measurement")),
+        }
+    }
 }
 
 /// Where a flow goes and where it comes from.
@@ -186,6 +219,10 @@ impl Preface {
                 header.encode(&mut bytes);
             }
             Self::Udp => bytes[1] = UDP,
+            Self::Measure(measure) => {
+                bytes[1] = MEASURE;
+                bytes.push(measure.number());
+            }
         }
         let rest = u16::try_from(bytes.len() - FIXED).expect("names are bounded, the rest is under 2 KiB");
         bytes[2..FIXED].copy_from_slice(&rest.to_be_bytes());
@@ -202,14 +239,14 @@ impl Preface {
         if length > MAX_REST {
             return Err(WireError::TooLong(length));
         }
+        if !matches!(fixed[1], TCP | UDP | MEASURE) {
+            return Err(WireError::Unknown("the stream's purpose"));
+        }
+        let Some(rest) = rest.get(..length) else { return Ok(None) };
         let preface = match fixed[1] {
-            TCP => match rest.get(..length) {
-                Some(rest) => Self::Tcp(Header::decode(rest)?),
-                None => return Ok(None),
-            },
-            UDP if rest.len() >= length => Self::Udp,
-            UDP => return Ok(None),
-            _ => return Err(WireError::Unknown("the stream's purpose")),
+            TCP => Self::Tcp(Header::decode(rest)?),
+            UDP => Self::Udp,
+            _ => Self::Measure(Measure::decode(rest)?),
         };
         Ok(Some((preface, FIXED + length)))
     }

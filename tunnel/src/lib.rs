@@ -37,7 +37,7 @@ pub use config::{Carriers, Config, Congestion, PORT, Peer, Proxy, ProxyError, Re
 pub use error::{DatagramError, Error, OpenError};
 pub use identity::Verified;
 pub use libp2p::PeerId;
-pub use status::{DirectKind, Path, PeerStatus, Ping};
+pub use status::{Attempt, DirectKind, Nat, Path, PeerStatus, Ping, Standing, Trace};
 pub use tunnel::Tunnel;
 
 /// One bidirectional QUIC stream to or from a peer.

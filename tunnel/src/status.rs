@@ -118,3 +118,97 @@ pub struct Ping {
     /// Path it went by.
     pub path: Path,
 }
+
+/// What the NATs between this node and those that see it do, by RFC 4787, section 4.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nat {
+    /// Nobody has said yet where it sees this node.
+    Unknown,
+    /// None: this node is seen at an address of its own.
+    None,
+    /// All see the same address and port: endpoint-independent mapping.
+    EndpointIndependent {
+        /// Where this node is seen.
+        seen_at: SocketAddr,
+    },
+    /// Each sees another port: mapping by destination, which no probe from elsewhere passes.
+    ByDestination,
+    /// There is a NAT, and one observer only, which cannot tell how it maps.
+    Undetermined {
+        /// Where this node is seen.
+        seen_at: SocketAddr,
+    },
+}
+
+impl fmt::Display for Nat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Nat::Unknown => f.write_str("not known: nobody has answered a probe yet"),
+            Nat::None => f.write_str("none: seen at an address of its own"),
+            Nat::EndpointIndependent { seen_at } => {
+                write!(f, "endpoint-independent mapping, seen at {seen_at}")
+            }
+            Nat::ByDestination => f.write_str("mapping by destination (symmetric)"),
+            Nat::Undetermined { seen_at } => write!(f, "a NAT, seen at {seen_at} by one node alone"),
+        }
+    }
+}
+
+/// How a way to a peer stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Traffic uses it.
+    InUse,
+    /// It answers, and another is preferred.
+    Answers,
+    /// It answered once and does not now.
+    Lost,
+    /// It never answered.
+    Silent,
+}
+
+impl Standing {
+    /// In words, as on screen.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Standing::InUse => "in use",
+            Standing::Answers => "answers",
+            Standing::Lost => "no answer now",
+            Standing::Silent => "never answered",
+        }
+    }
+}
+
+/// A way to a peer that was tried.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// The way.
+    pub path: Path,
+    /// How this node learnt of it, in words.
+    pub learnt: &'static str,
+    /// How it stands.
+    pub standing: Standing,
+    /// Smoothed round trip time.
+    pub rtt: Option<Duration>,
+    /// Share of its recent probes that went unanswered, 0 to 1.
+    pub loss: f64,
+    /// Answers that came by it.
+    pub answers: u32,
+}
+
+/// Every way to a peer, probed just now, and why the one in use is.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    /// The path in use.
+    pub path: Path,
+    /// All that were tried, in the order in which they are preferred.
+    pub attempts: Vec<Attempt>,
+    /// Why the path is what it is, for an operator.
+    pub why: String,
+    /// What this node's NATs do.
+    pub nat: Nat,
+    /// Where others see this node.
+    pub seen_at: Vec<(PeerId, SocketAddr)>,
+    /// Largest UDP payload that the open connection found to pass, in bytes.
+    pub datagram: Option<u16>,
+}

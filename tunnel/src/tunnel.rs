@@ -22,7 +22,7 @@ use crate::error::{DatagramError, Error, OpenError};
 use crate::identity::{Guard, Identity, SignedCredential, Trust};
 use crate::metrics::Metrics;
 use crate::socket::{Mux, RawSocket};
-use crate::status::{PeerStatus, Ping};
+use crate::status::{Nat, PeerStatus, Ping, Trace};
 use crate::store::Store;
 use crate::swarm::Neighbourhood;
 use crate::wire::seal::OwnKey;
@@ -201,6 +201,16 @@ impl Tunnel {
     /// Sends a probe to `peer` over the path in use and waits for the answer.
     pub async fn ping(&self, peer: PeerId) -> Result<Ping, OpenError> {
         self.0.engine.ping(peer, PING_PATIENCE).await
+    }
+
+    /// Probes every known way to `peer` and tells what came of it. Takes about two seconds.
+    pub async fn trace(&self, peer: PeerId) -> Result<Trace, OpenError> {
+        self.0.engine.trace(peer).await
+    }
+
+    /// What the NATs between this node and those that see it do.
+    pub fn nat(&self) -> Nat {
+        self.0.engine.lock().nat(Instant::now())
     }
 
     /// Stops at once, without a word to any peer: what a crash does, for tests and last resorts.

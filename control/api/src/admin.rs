@@ -6,9 +6,15 @@
 //!
 //! Units stand in the names: times are RFC 3339, durations `…Ms` or `…Seconds`, sizes bytes.
 
+mod diagnosis;
+
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+
+pub use diagnosis::{
+    Attempt, MAX_BENCH_SECONDS, MAX_BENCH_STREAMS, Measurement, Phase, RoundTrips, Sighting, Trace,
+};
 
 /// A point in time, RFC 3339 in JSON.
 pub type Timestamp = time::OffsetDateTime;
@@ -21,6 +27,11 @@ pub const PEERS: &str = "/v1/peers";
 pub const SERVICES: &str = "/v1/services";
 /// `POST`, with the node's name behind it and `?count=N`: a list of [`Echo`].
 pub const PING: &str = "/v1/ping";
+/// `POST`, with the node's name behind it: a [`Trace`].
+pub const TRACE: &str = "/v1/trace";
+/// `POST`, with the node's name behind it and `?phase=latency|send|receive&seconds=N&streams=N`: a
+/// [`Measurement`].
+pub const BENCH: &str = "/v1/bench";
 /// The control only. `GET`: a list of [`FleetNode`].
 pub const NODES: &str = "/v1/nodes";
 /// The control only. `GET`: a list of [`Token`]; `POST` with [`TokenRequest`]: [`NewToken`]; `DELETE` with

@@ -145,8 +145,10 @@ fn rights(route: &Route, method: &Method) -> Option<Attributes> {
     match (route, method) {
         (Route::Status | Route::Nodes, &Method::GET) => Some(attributes("list", "edgenodes", "")),
         (Route::Node { node, .. }, &Method::GET) => Some(attributes("get", "edgenodes", node)),
-        (Route::Node { node, .. }, &Method::POST) => {
-            Some(Attributes { subresource: "ping", ..attributes("create", "edgenodes", node) })
+        (Route::Node { node, path }, &Method::POST) => {
+            let asked = path.strip_prefix("/v1/")?.split('/').next()?;
+            let subresource = ["ping", "trace", "bench"].into_iter().find(|word| *word == asked)?;
+            Some(Attributes { subresource, ..attributes("create", "edgenodes", node) })
         }
         (Route::Tokens, &Method::GET) => Some(attributes("list", "jointokens", "")),
         (Route::Tokens, &Method::POST) => Some(attributes("create", "jointokens", "")),

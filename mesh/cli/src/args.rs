@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use edgeloom_api::admin::{MAX_BENCH_SECONDS, MAX_BENCH_STREAMS};
 use edgeloom_model::{NodeName, Site};
 
 const EXAMPLES: &str = "\
@@ -12,6 +13,8 @@ Examples:
   meshctl peers --node edge-a                     how edge-a reaches the others, round trips, bytes
   meshctl services --node edge-a                  what callers on edge-a meet: near, far, health
   meshctl ping edge-b --from edge-a -c 5          five echoes over the tunnel
+  meshctl trace edge-b --from edge-a              every way to it, and why the path is what it is
+  meshctl bench edge-b --from edge-a              round trips and throughput between the two
   meshctl token create --site berlin --ttl 24h    a token for a node that joins the site berlin
   meshctl --socket /run/edgeloom/edgecore.sock peers    on the node itself, the control not needed
 
@@ -87,6 +90,28 @@ pub(crate) enum Command {
         #[arg(long)]
         from: Option<NodeName>,
     },
+    /// Every way to a node, probed now: what answers, round trips, NATs, and why the path is what it is
+    Trace {
+        /// The node to reach
+        node: NodeName,
+        /// The node that tries [default: with --socket the own one, else one at another site]
+        #[arg(long)]
+        from: Option<NodeName>,
+    },
+    /// Round trips and throughput to a node, over the path in use, with real data
+    Bench {
+        /// The node to reach
+        node: NodeName,
+        /// The node that measures [default: with --socket the own one, else one at another site]
+        #[arg(long)]
+        from: Option<NodeName>,
+        /// Seconds for each of round trips, sending and receiving
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=MAX_BENCH_SECONDS))]
+        seconds: u64,
+        /// Streams side by side, as many TCP connections would be
+        #[arg(long, default_value_t = 1, value_parser = streams)]
+        streams: usize,
+    },
     /// Tokens by which nodes join
     #[command(subcommand)]
     Token(Token),
@@ -119,6 +144,11 @@ pub(crate) enum Token {
         /// Id of the token, as `meshctl token list` shows it
         id: String,
     },
+}
+
+fn streams(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (1..=MAX_BENCH_STREAMS).contains(number));
+    number.ok_or_else(|| format!("{text:?}: expected 1 to {MAX_BENCH_STREAMS}"))
 }
 
 /// A number with a unit: s, m, h or d.

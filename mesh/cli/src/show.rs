@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use edgeloom_api::admin::Timestamp;
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 /// Space between columns.
@@ -115,6 +116,18 @@ pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     serde_json::to_writer_pretty(&mut out, value)?;
     writeln!(out)?;
     Ok(())
+}
+
+/// Says on a terminal that something takes a while, and for how long it has.
+pub(crate) fn spinner(what: &str) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_spinner());
+    let progress = ProgressBar::new_spinner().with_style(style).with_message(what.to_owned());
+    progress.enable_steady_tick(Duration::from_millis(100));
+    progress
 }
 
 /// Prints a line.

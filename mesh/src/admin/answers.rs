@@ -1,12 +1,14 @@
 //! What is known, put into the words of the admin API. Pure.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
-use edgeloom_api::admin::{self, Health};
+use edgeloom_api::admin::{self, Health, Phase};
 use edgeloom_model::{Choice, Endpoint, Entry, Family, PodRef, Service};
-use edgeloom_tunnel::{OpenError, Path, PeerId, PeerStatus, Ping};
+use edgeloom_tunnel::{Attempt, OpenError, Path, PeerId, PeerStatus, Ping, Trace};
 
+use crate::measure::Outcome;
 use crate::snapshot::Snapshot;
 
 /// Every other member that was not expelled, with the path to it.
@@ -38,11 +40,7 @@ fn path(path: &Path, snapshot: &Snapshot) -> admin::Path {
         Path::Direct { addr, kind } => {
             admin::Path::Direct { address: addr.to_string(), by: kind.as_str().to_owned() }
         }
-        Path::Relayed { relay } => {
-            let id = relay.to_string();
-            let member = snapshot.model.members().find(|member| *member.peer == *id);
-            admin::Path::Relayed { relay: member.map_or(id, |member| member.name.to_string()) }
-        }
+        Path::Relayed { relay } => admin::Path::Relayed { relay: name(relay, snapshot) },
         Path::None => admin::Path::None,
     }
 }
@@ -60,6 +58,59 @@ pub(super) fn echo(sequence: u32, answer: Result<Ping, OpenError>, snapshot: &Sn
             admin::Echo { sequence, rtt_ms: None, path: admin::Path::None, error: Some(error.to_string()) }
         }
     }
+}
+
+/// What came of trying every way to a node.
+pub(super) fn trace(trace: &Trace, snapshot: &Snapshot) -> admin::Trace {
+    let attempt = |attempt: &Attempt| admin::Attempt {
+        path: path(&attempt.path, snapshot),
+        learnt: attempt.learnt.to_owned(),
+        standing: attempt.standing.as_str().to_owned(),
+        rtt_ms: attempt.rtt.map(milliseconds),
+        loss: attempt.loss,
+        answers: attempt.answers,
+    };
+    let sighting =
+        |(by, at): &(PeerId, SocketAddr)| admin::Sighting { by: name(by, snapshot), address: at.to_string() };
+    admin::Trace {
+        path: path(&trace.path, snapshot),
+        why: trace.why.clone(),
+        attempts: trace.attempts.iter().map(attempt).collect(),
+        nat: trace.nat.to_string(),
+        seen_at: trace.seen_at.iter().map(sighting).collect(),
+        datagram_bytes: trace.datagram,
+    }
+}
+
+/// The figures of a measurement.
+pub(super) fn measurement(
+    phase: Phase,
+    streams: usize,
+    outcome: &Outcome,
+    by: &Path,
+    snapshot: &Snapshot,
+) -> admin::Measurement {
+    let times = &outcome.round_trips;
+    let percentile = |percent: usize| times.get((times.len() * percent / 100).min(times.len() - 1)).copied();
+    let round_trips = (!times.is_empty()).then(|| admin::RoundTrips {
+        count: times.len(),
+        p50_ms: percentile(50).map_or(0.0, milliseconds),
+        p90_ms: percentile(90).map_or(0.0, milliseconds),
+        p99_ms: percentile(99).map_or(0.0, milliseconds),
+    });
+    let (path, seconds) = (path(by, snapshot), outcome.took.as_secs_f64());
+    admin::Measurement { phase, path, streams, seconds, bytes: outcome.bytes, round_trips }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+/// Name of the node, or the peer id where it is not known.
+fn name(peer: &PeerId, snapshot: &Snapshot) -> String {
+    let id = peer.to_string();
+    let member = snapshot.model.members().find(|member| *member.peer == *id);
+    member.map_or(id, |member| member.name.to_string())
 }
 
 /// Every Service, as callers here meet it. `set_aside` says how many endpoints of a choice failed lately.

@@ -14,6 +14,7 @@ use super::early::code_of;
 use super::ends::{Inlet, Outlet, Socket, guarded};
 use super::metrics::Ended;
 use super::splice::{InHand, splice};
+use crate::measure::{LIMIT as MEASURE_LIMIT, answer};
 use crate::wire::{CONNECTED, Code, Header, Preface};
 
 /// How long a stream may take to say what it is for.
@@ -35,6 +36,18 @@ impl Proxy {
             Ok((Preface::Udp, rest)) => {
                 let proxy = self.clone();
                 self.udp_tasks.spawn(async move { proxy.udp_stream(&from, rest, outlet, inlet).await });
+            }
+            Ok((Preface::Measure(measure), rest)) => {
+                let Ok(_permit) = self.measures.clone().try_acquire_owned() else {
+                    outlet.because(Code::Busy);
+                    return inlet.because(Code::Busy);
+                };
+                tracing::debug!(node = %from.node, ?measure, "measuring");
+                let answer = timeout(MEASURE_LIMIT, answer(measure, rest, &mut outlet.send, &mut inlet.recv));
+                // Whoever measures sees a stream that broke.
+                if let Some(Ok(Ok(()))) = self.force.run_until_cancelled(answer).await {
+                    outlet.finish();
+                }
             }
             Err(code) => {
                 outlet.because(code);

@@ -1,6 +1,7 @@
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr};
 
+use edgeloom_api::admin::Phase;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -282,4 +283,17 @@ async fn a_stream_that_makes_no_sense_is_refused() {
         assert!(error.to_string().contains("reset"), "{error}");
     }
     assert_eq!(b.metric("edgeloom_mesh_connections_total", &["incoming", "malformed"]), 3.0);
+}
+
+#[tokio::test]
+async fn a_measurement_moves_bytes_and_times_round_trips() {
+    let (a, _b) = pair().await;
+    let time = Duration::from_millis(100);
+    for phase in [Phase::Latency, Phase::Send, Phase::Receive] {
+        let measured = crate::measure::run(&*a.wire, a.wire.peer, phase, time, 2);
+        let outcome = soon(measured).await.unwrap();
+        assert!(outcome.bytes > 0, "{phase:?}");
+        assert!(outcome.took >= time, "{phase:?}: {:?}", outcome.took);
+        assert_eq!(outcome.round_trips.is_empty(), phase != Phase::Latency);
+    }
 }

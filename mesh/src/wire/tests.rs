@@ -53,14 +53,16 @@ fn frames() -> impl Strategy<Value = Frame> {
 proptest! {
     #[test]
     fn a_preface_is_read_as_it_was_written(header in headers(), rest in any::<Vec<u8>>()) {
-        let preface = Preface::Tcp(header);
-        let mut bytes = preface.encode();
-        let length = bytes.len();
-        for cut in 0..length {
-            prop_assert_eq!(Preface::decode(&bytes[..cut]), Ok(None));
+        let measure = [Measure::Echo, Measure::Sink, Measure::Source].map(Preface::Measure);
+        for preface in measure.into_iter().chain([Preface::Tcp(header), Preface::Udp]) {
+            let mut bytes = preface.encode();
+            let length = bytes.len();
+            for cut in 0..length {
+                prop_assert_eq!(Preface::decode(&bytes[..cut]), Ok(None));
+            }
+            bytes.extend_from_slice(&rest);
+            prop_assert_eq!(Preface::decode(&bytes), Ok(Some((preface, length))));
         }
-        bytes.extend_from_slice(&rest);
-        prop_assert_eq!(Preface::decode(&bytes), Ok(Some((preface, length))));
     }
 
     #[test]

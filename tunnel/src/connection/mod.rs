@@ -195,6 +195,13 @@ impl Connections {
         entries.next().map(|entry| entry.peer.clone())
     }
 
+    /// Largest UDP payload that an open connection to `peer` found to pass, in bytes.
+    pub(crate) fn datagram(&self, peer: &PeerId) -> Option<u16> {
+        let open = self.lock();
+        let entries = Alpn::ALL.iter().filter_map(|alpn| open.get(&(*peer, *alpn))).flatten();
+        entries.map(|entry| entry.connection.stats().path.current_mtu).max()
+    }
+
     /// Closes everything.
     pub(crate) fn close_all(&self, code: VarInt, reason: &str) {
         for entry in self.lock().values().flatten() {

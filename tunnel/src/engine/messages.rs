@@ -100,6 +100,7 @@ impl Engine {
         };
         let Some(rtt) = state.paths.answered(now, route, id, epoch) else { return };
         state.stranger_to = false;
+        state.sees_us_at = observed.or(state.sees_us_at);
         if let RouteKey::Direct(address) = route {
             self.mux.table.bind(address, &state.slot);
         }

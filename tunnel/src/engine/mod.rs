@@ -10,6 +10,7 @@ mod messages;
 mod peer;
 mod relays;
 mod tick;
+mod trace;
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -28,7 +29,7 @@ use crate::error::OpenError;
 use crate::forwarder::{Limits, Sessions};
 use crate::identity::Guard;
 use crate::metrics::Metrics;
-use crate::path::{Kind, Origin, RouteKey};
+use crate::path::{Candidate, Kind, Origin, RouteKey};
 use crate::socket::Mux;
 use crate::status::{DirectKind, Path, PeerStatus, Ping};
 use crate::store::{Remembered, Store};
@@ -343,7 +344,12 @@ impl Engine {
     fn path_of(&self, peer: &PeerId) -> Path {
         let now = Instant::now();
         let working = self.peers.get(peer).and_then(|state| state.paths.working(now));
-        working.map_or(Path::None, |candidate| match (candidate.route, candidate.kind) {
+        working.map_or(Path::None, |candidate| self.shown(candidate))
+    }
+
+    /// A candidate as people know it.
+    fn shown(&self, candidate: &Candidate) -> Path {
+        match (candidate.route, candidate.kind) {
             (RouteKey::Direct(addr), Kind::Direct(kind)) => {
                 // People know the other end's address, not what stands for the carrier here.
                 let carrier = self.mux.table.carrier(&addr);
@@ -351,7 +357,7 @@ impl Engine {
             }
             (RouteKey::Relayed(relay), _) => Path::Relayed { relay },
             (RouteKey::Direct(addr), Kind::Relayed) => Path::Direct { addr, kind: DirectKind::Public },
-        })
+        }
     }
 
     /// How packets to `peer` leave this node, where that is over TCP.

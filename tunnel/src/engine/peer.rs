@@ -49,6 +49,8 @@ pub(crate) struct PeerState {
     /// When this node's addresses were last told, and how often.
     pub(super) told: Option<(Instant, u32)>,
     pub(super) unreachable_since: Option<Instant>,
+    /// Where the peer saw this node when it last answered a direct probe.
+    pub(super) sees_us_at: Option<SocketAddr>,
     /// Carriers between the peer and this node, the oldest first.
     pub(super) carriers: Vec<Arc<Carrier>>,
     /// Of a relay: whether UDP leads there.
@@ -74,6 +76,7 @@ impl PeerState {
             stranger_to: false,
             told: None,
             unreachable_since: None,
+            sees_us_at: None,
             carriers: Vec::new(),
             reach: None,
             next_poll: Some(Instant::now()),

@@ -188,6 +188,15 @@ impl Paths {
         }
     }
 
+    /// Probes every candidate at once, those that work too.
+    pub(crate) fn probe_all(&mut self, now: Instant) {
+        for candidate in &mut self.candidates {
+            if candidate.may_probe(now, RETURN_PROBE) {
+                candidate.hurry();
+            }
+        }
+    }
+
     /// Adds a candidate, or refreshes it.
     pub(crate) fn add(&mut self, now: Instant, route: RouteKey, kind: Kind, origin: Origin) {
         if let Some(known) = self.get_mut(route) {

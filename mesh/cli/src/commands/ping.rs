@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use edgeloom_api::admin::{Echo, FleetNode, PING, Path, node_path};
+use edgeloom_api::admin::{Echo, PING, Path};
 use edgeloom_model::NodeName;
 
+use super::asked;
 use crate::args::Output;
 use crate::connect::Source;
-use crate::fleet;
 use crate::http::Client;
 use crate::show;
 
@@ -22,21 +22,7 @@ pub(crate) async fn run(
     from: Option<&NodeName>,
     output: Output,
 ) -> Result<()> {
-    let (client, path) = match source {
-        Source::Daemon(daemon) => {
-            super::own_node_only(from, "--from")?;
-            (daemon, format!("{PING}/{node}"))
-        }
-        Source::Control(control) => {
-            let from = match from {
-                Some(from) => from.to_string(),
-                None => choose(&fleet::nodes(&control).await?, node.as_str())?,
-            };
-            eprintln!("from {from} (--from NODE to choose):");
-            let path = node_path(&from, &format!("{PING}/{node}"));
-            (control, path)
-        }
-    };
+    let (client, path) = asked(source, PING, node, from).await?;
     let echoes = echoes(&client, &path, node, count, output).await?;
     if output == Output::Json {
         show::json(&echoes)?;
@@ -47,17 +33,6 @@ pub(crate) async fn run(
         bail!("{node} did not answer; `meshctl peers` shows what is known of the path to it");
     }
     Ok(())
-}
-
-/// A connected node, best at another site than the one that is called.
-fn choose(nodes: &[FleetNode], node: &str) -> Result<String> {
-    let site = nodes.iter().find(|known| known.node == node).map(|known| known.site.as_str());
-    let able =
-        |known: &&FleetNode| known.session.connected && known.node != node && !fleet::is_control(known);
-    let mut able: Vec<_> = nodes.iter().filter(able).collect();
-    able.sort_by_key(|known| Some(known.site.as_str()) == site);
-    let chosen = able.first().context("no other node is connected that could send the echoes")?;
-    Ok(chosen.node.clone())
 }
 
 async fn echoes(
@@ -113,34 +88,4 @@ fn summary(echoes: &[Echo]) -> Result<()> {
         "{came} of {count} came back, round trip lowest {low}, mean {mean}, highest {high}"
     ))?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use edgeloom_api::admin::Link;
-
-    fn node(name: &str, site: &str, connected: bool, role: &str) -> FleetNode {
-        FleetNode {
-            node: name.to_owned(),
-            site: site.to_owned(),
-            roles: vec![role.to_owned()],
-            session: Link { connected, since: None },
-            revoked: false,
-        }
-    }
-
-    #[test]
-    fn the_sender_is_connected_and_best_elsewhere() {
-        let nodes = [
-            node("cloud", "hq", true, "control"),
-            node("b1", "b", true, "edge"),
-            node("b2", "b", true, "edge"),
-            node("c1", "c", false, "edge"),
-            node("d1", "d", true, "edge"),
-        ];
-        assert_eq!(choose(&nodes, "b1").unwrap(), "d1");
-        assert_eq!(choose(&nodes[..4], "b1").unwrap(), "b2");
-        assert!(choose(&nodes[..2], "b1").is_err());
-    }
 }

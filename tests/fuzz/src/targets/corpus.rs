@@ -7,7 +7,7 @@ use anyhow::Result;
 use bytes::Bytes;
 use edgeloom_api::token::JoinToken;
 use edgeloom_api::{hub, join};
-use edgeloom_mesh::wire::{Code, Datagram, Direction, Frame, FrameKind, Header, Preface, Target};
+use edgeloom_mesh::wire::{Code, Datagram, Direction, Frame, FrameKind, Header, Measure, Preface, Target};
 use edgeloom_model::{Family, Protocol, ServiceKey, Workload};
 use edgeloom_tunnel::identity::{Authority, Claims, Guard, Identity, Role, SignedCredential};
 use edgeloom_tunnel::wire::frame::{Control, DATA_HEADER, DataHeader};
@@ -116,6 +116,7 @@ fn targets() -> [Target; 2] {
 pub(super) fn prefaces() -> Inputs {
     let mut inputs: Vec<_> = targets().map(|target| Preface::Tcp(header(target)).encode()).into();
     inputs.push(Preface::Udp.encode());
+    inputs.push(Preface::Measure(Measure::Sink).encode());
     Ok(inputs)
 }
 
