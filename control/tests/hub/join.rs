@@ -66,6 +66,11 @@ pub async fn start(client: kube::Client) -> (Arc<Control>, SocketAddr, Tunnel) {
     start_at(client, free_port()).await
 }
 
+/// Where a control that listens at `listen` takes WebSockets: another address of the loopback network.
+fn websocket_of(listen: SocketAddr) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 2], listen.port()))
+}
+
 /// A control that tells nodes to find it at `contact` and listens at `listen`.
 async fn start_behind(
     client: kube::Client,
@@ -73,7 +78,8 @@ async fn start_behind(
     listen: SocketAddr,
 ) -> (Arc<Control>, Tunnel) {
     let control = Arc::new(control(client, contact).await);
-    let config = Config { listen, relay: true, serve_join: true, ..Config::default() };
+    let carriers = Carriers { websocket_listen: Some(websocket_of(listen)), ..Carriers::default() };
+    let config = Config { listen, relay: true, serve_join: true, carriers, ..Config::default() };
     let (identity, credential) = (Arc::clone(&control.identity), control.join.own_credential());
     let (tunnel, incoming) =
         Tunnel::start(config, identity, credential, control.join.trust(), &Registry::new()).await.unwrap();
@@ -135,6 +141,20 @@ async fn a_host_whose_udp_is_blocked_joins_and_holds_a_session_over_tcp() {
     session.shutdown().await;
     edge.shutdown(Duration::ZERO).await;
     control.hub.shutdown().await;
+    tunnel.shutdown(Duration::ZERO).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_joins_by_a_websocket_where_only_that_answers() {
+    let (control, address, tunnel) = start(Api::new().client()).await;
+    let folder = tempfile::tempdir().unwrap();
+    // At this address of the control's there is no port but that of the WebSockets.
+    let websocket = websocket_of(address);
+    let nothing_else = SocketAddr::new(websocket.ip(), 9);
+    let token = token(&control, 1).await;
+    let mut config = config(folder.path(), "edge-1", nothing_else, Some(token));
+    config.carriers.websocket_port = websocket.port();
+    assert_eq!(join(&config).await.unwrap().node.as_str(), "edge-1");
     tunnel.shutdown(Duration::ZERO).await;
 }
 
