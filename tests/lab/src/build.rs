@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::Ipv4Addr;
 
+use ipnet::{IpNet, Ipv4Net};
 use nix::mount::{MsFlags, mount};
 
 use crate::lab::mounts_below;
@@ -55,6 +56,22 @@ impl Lab {
         if let Some(state) = self.state.nats.get_mut(name) {
             state.rebinds += 1;
         }
+        self.renew_nat(name)
+    }
+
+    /// Gives the outside of a NAT another IPv4 address, as a provider does; the NAT forgets its mappings.
+    ///
+    /// # Errors
+    /// Where there is no such NAT, or its outside has no IPv4 address.
+    pub fn set_nat_address(&mut self, name: &str, address: Ipv4Net) -> Result<()> {
+        let (spec, state) = self.nat(name)?;
+        let none = || Error::Machine(format!("{name}: its outside has no IPv4 address"));
+        let old = state.address.map(IpNet::from).or_else(|| spec.outside.ipv4_net()).ok_or_else(none)?;
+        let netns = self.netns(name);
+        netns.ip(&format!("addr del {old} dev {}", nat::WAN))?;
+        netns.ip(&format!("addr replace {address} dev {}", nat::WAN))?;
+        self.set_routes(name)?;
+        self.state.nats.insert(name.into(), NatState { address: Some(address), ..state });
         self.renew_nat(name)
     }
 
@@ -187,9 +204,10 @@ impl Lab {
     fn ruleset(&self, spec: &NatSpec, state: NatState) -> Ruleset {
         let inside = self.state.topology.neighbours(&spec.inside.segment, &spec.name);
         let addresses = inside.into_iter().flat_map(|(_, addresses)| addresses);
+        let own = || spec.outside.ipv4_net().map(|net| net.addr()).and_then(network::ipv4);
         Ruleset {
             kind: state.kind,
-            address: spec.outside.ipv4().unwrap_or(Ipv4Addr::UNSPECIFIED),
+            address: state.address.map(|net| net.addr()).or_else(own).unwrap_or(Ipv4Addr::UNSPECIFIED),
             inside: addresses.filter_map(network::ipv4).collect(),
             rebinds: state.rebinds,
             egress: state.egress,
@@ -226,7 +244,7 @@ impl Lab {
     }
 
     /// Every cable with whose it is and the addresses at its end; a NAT's outside comes before its inside.
-    fn cables(&self) -> Vec<(String, Cable, Vec<ipnet::IpNet>)> {
+    fn cables(&self) -> Vec<(String, Cable, Vec<IpNet>)> {
         let topology = &self.state.topology;
         let mut plugged: BTreeMap<&str, usize> = BTreeMap::new();
         topology

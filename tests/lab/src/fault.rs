@@ -1,5 +1,6 @@
 //! What can be made to go wrong in a lab.
 
+use ipnet::Ipv4Net;
 use nix::sys::signal::Signal;
 
 use crate::build::Link;
@@ -50,6 +51,13 @@ pub enum Fault {
         /// What it lets out from now on.
         egress: Egress,
     },
+    /// The outside of the NAT gets another address.
+    Readdress {
+        /// NAT.
+        name: String,
+        /// Its address from now on, with the length of its prefix.
+        address: Ipv4Net,
+    },
     /// The WAN of a host or NAT takes other conditions.
     Wan {
         /// Host or NAT.
@@ -84,6 +92,7 @@ impl Lab {
             Fault::Rebind { name } => self.rebind_nat(name),
             Fault::Nat { name, kind } => self.set_nat_kind(name, *kind),
             Fault::Egress { name, egress } => self.set_egress(name, *egress),
+            Fault::Readdress { name, address } => self.set_nat_address(name, *address),
             Fault::Wan { name, wan } => self.set_wan(name, wan),
             Fault::Signal { name, program, signal } => self.host(name)?.signal(program, *signal).map(drop),
         }

@@ -159,6 +159,13 @@ enum FaultVerb {
         #[arg(value_parser = parse_egress)]
         egress: Egress,
     },
+    /// Give the outside of a NAT another IPv4 address.
+    Readdress {
+        /// NAT.
+        name: String,
+        /// Address with the length of its prefix.
+        address: ipnet::Ipv4Net,
+    },
     /// Change the WAN of a host or NAT: both directions, or each.
     Wan {
         /// Host or NAT.
@@ -280,6 +287,7 @@ fn fault(verb: FaultVerb) -> Fault {
         FaultVerb::Rebind { name } => Fault::Rebind { name },
         FaultVerb::Nat { name, kind } => Fault::Nat { name, kind },
         FaultVerb::Egress { name, egress } => Fault::Egress { name, egress },
+        FaultVerb::Readdress { name, address } => Fault::Readdress { name, address },
         FaultVerb::Wan { name, conditions, down } => {
             Fault::Wan { name, wan: Wan { down: down.unwrap_or(conditions), ..Wan::both(conditions) } }
         }

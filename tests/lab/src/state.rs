@@ -6,6 +6,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::nat::{Egress, NatKind};
@@ -49,12 +50,15 @@ pub(crate) struct NatState {
     pub(crate) rebinds: u16,
     #[serde(default)]
     pub(crate) egress: Egress,
+    /// Its outside address, where it is no longer the topology's.
+    #[serde(default)]
+    pub(crate) address: Option<Ipv4Net>,
 }
 
 impl NatState {
     /// As the topology has it.
     pub(crate) fn new(spec: &NatSpec) -> Self {
-        Self { kind: spec.kind, rebinds: 0, egress: spec.egress }
+        Self { kind: spec.kind, rebinds: 0, egress: spec.egress, address: None }
     }
 }
 

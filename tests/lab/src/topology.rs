@@ -65,8 +65,8 @@ impl Interface {
     }
 
     /// Its first IPv4 address.
-    pub(crate) fn ipv4(&self) -> Option<Ipv4Addr> {
-        self.addresses.iter().map(IpNet::addr).find_map(crate::network::ipv4)
+    pub(crate) fn ipv4_net(&self) -> Option<IpNet> {
+        self.addresses.iter().copied().find(|address| address.addr().is_ipv4())
     }
 }
 

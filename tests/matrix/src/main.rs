@@ -2,11 +2,13 @@
 //! predicts of it.
 //!
 //! [`cells`] is what is tried and what is predicted; [`place`] makes the lab for it; [`run`] starts a relay and,
-//! cell by cell, two nodes ([`process`], [`node`]) and compares; [`report`] tells. A node is this same program.
+//! cell by cell, two nodes ([`process`], [`node`]) and compares; [`report`] tells. [`ordeal`] is one long transfer
+//! while things fail. A node is this same program.
 
 mod cells;
 mod cluster;
 mod node;
+mod ordeal;
 mod place;
 mod process;
 mod proxy;
@@ -48,6 +50,15 @@ enum Verb {
         #[arg(long)]
         page: Option<PathBuf>,
     },
+    /// Transfer much between two sites while relay, NAT, uplink and direct path fail one after the other.
+    Ordeal {
+        /// Name of the lab.
+        #[arg(long, default_value = "ordeal")]
+        lab: String,
+        /// How much, in MiB. The uplinks are as fast as takes three quarters of a minute.
+        #[arg(long, default_value_t = 1024, env = "TRANSFER_MIB")]
+        mebibytes: u64,
+    },
     /// Print the cells and their predictions, as JSON.
     List,
     /// Be a node; the run starts it.
@@ -87,6 +98,17 @@ fn act(cli: Cli) -> Result<bool> {
             json.map_or(Ok(()), |path| report::write_json(&results, &path))?;
             page.map_or(Ok(()), |path| report::write_page(&results, &path))?;
             Ok(results.iter().all(|(cell, outcome)| outcome.is_good(cell)))
+        }
+        Verb::Ordeal { lab, mebibytes } => {
+            let received = ordeal::run(&lab, mebibytes << 20)?;
+            println!(
+                "{} bytes arrived whole in {:.1} s, SHA-256 {}; longest standstill {:.0} ms",
+                received.bytes,
+                received.ms / 1000.0,
+                received.sha256,
+                received.longest_gap_ms
+            );
+            Ok(true)
         }
         Verb::Proxy { listen } => proxy::serve(listen).map(|()| true),
         Verb::Node(arguments) => {

@@ -58,8 +58,8 @@ pub(crate) struct NodeArguments {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub(crate) enum Event {
-    /// It listens.
-    Up,
+    /// It listens, and has this peer id.
+    Up { peer: String },
     /// A relay answers it.
     Ready,
     /// The first answer of the peer came, so many milliseconds after the visit began.
@@ -93,7 +93,7 @@ pub(crate) async fn run(arguments: &NodeArguments) -> Result<()> {
     let (tunnel, incoming) =
         Tunnel::start(config(arguments)?, Arc::new(identity), credential, trust, &Registry::new()).await?;
     let serving = tokio::spawn(transfer::serve(incoming));
-    say(&Event::Up);
+    say(&Event::Up { peer: tunnel.peer_id().to_string() });
     let peer = arguments.peer.as_deref().map(|text| peer(&arguments.folder, text)).transpose()?;
     let result = obey(&tunnel, peer).await;
     tunnel.shutdown(Duration::from_millis(200)).await;

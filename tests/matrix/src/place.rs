@@ -14,7 +14,7 @@ use crate::cells::Place;
 
 const INTERNET: &str = "internet";
 /// Milliseconds from a site to the internet.
-const WAY: f64 = 5.0;
+pub(crate) const WAY: f64 = 5.0;
 /// The relays.
 pub(crate) const RELAYS: [&str; 2] = ["relay", "relay2"];
 const RELAY_ADDRESSES: [&str; 2] = ["203.0.113.10/24", "203.0.113.11/24"];

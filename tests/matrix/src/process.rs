@@ -18,6 +18,7 @@ const EVENTS: usize = 1024;
 /// A node; it ends with this value.
 pub(crate) struct Node {
     name: String,
+    peer: Option<String>,
     child: Child,
     stdin: Option<ChildStdin>,
     events: Receiver<Event>,
@@ -61,7 +62,7 @@ impl Node {
             }
         });
         let stdin = child.stdin.take();
-        Ok(Self { name: name.to_owned(), child, stdin, events, reader: Some(reader) })
+        Ok(Self { name: name.to_owned(), peer: None, child, stdin, events, reader: Some(reader) })
     }
 
     /// Starts a proxy in a host; it says nothing.
@@ -74,6 +75,21 @@ impl Node {
     pub(crate) fn tell(&mut self, line: &str) -> Result<()> {
         let stdin = self.stdin.as_mut().context("the node was told to end")?;
         writeln!(stdin, "{line}").with_context(|| format!("node {} does not listen", self.name))
+    }
+
+    /// Waits until it listens.
+    pub(crate) fn await_up(&mut self, limit: Duration) -> Result<()> {
+        let up = self.expect("it does not listen", limit, |event| match event {
+            Event::Up { peer } => Some(peer),
+            _ => None,
+        })?;
+        self.peer = Some(up);
+        Ok(())
+    }
+
+    /// Its peer id, once it was awaited.
+    pub(crate) fn peer(&self) -> Option<&str> {
+        self.peer.as_deref()
     }
 
     /// The next event before `deadline`; `None` where there is none.

@@ -19,9 +19,9 @@ use crate::{LABS, cluster};
 /// Cells of two NATs that run at the same time.
 const PAIRS: usize = 4;
 /// How long a node may take to reach a relay.
-const READY: Duration = Duration::from_secs(20);
+pub(crate) const READY: Duration = Duration::from_secs(20);
 /// How long a first answer may take.
-const ANSWER: Duration = Duration::from_secs(16);
+pub(crate) const ANSWER: Duration = Duration::from_secs(16);
 /// How long a direct path is waited for: the burst of probes and the first repetitions lie within.
 const DIRECT: Duration = Duration::from_secs(4);
 /// How long a direct path may still give way to a better one.
@@ -152,8 +152,8 @@ pub(crate) fn start_relay(lab: &Lab, folder: &FilePath, index: usize) -> Result<
     let name = RELAYS[index];
     cluster::identity(folder, name)?;
     let words = ["--serve", "--listen", "[::]:20006"].map(str::to_owned).to_vec();
-    let relay = Node::start(lab, &Start { folder, host: name, name, site: "cloud", words })?;
-    relay.expect("the relay listens", READY, |event| matches!(event, Event::Up).then_some(()))?;
+    let mut relay = Node::start(lab, &Start { folder, host: name, name, site: "cloud", words })?;
+    relay.await_up(READY)?;
     Ok(relay)
 }
 

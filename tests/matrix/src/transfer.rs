@@ -19,8 +19,11 @@ const SINK: u8 = b's';
 const REQUEST: usize = 64;
 /// Bytes written at once.
 const CHUNK: usize = 128 << 10;
+/// Milliseconds between two pieces that are told of, and how often at most.
+const GAP: f64 = 100.0;
+const GAPS: usize = 40;
 /// Bytes of the answer to a transfer at most.
-const ANSWER: usize = 1024;
+const ANSWER: usize = 8192;
 
 /// What the receiver of a transfer says of it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -33,6 +36,8 @@ pub(crate) struct Received {
     pub(crate) longest_gap_ms: f64,
     /// When that began, in seconds after the first piece.
     pub(crate) longest_gap_at: f64,
+    /// The first times it stood still: when, in seconds after the first piece, and for how many milliseconds.
+    pub(crate) gaps: Vec<(f64, f64)>,
     /// How long it all took, in milliseconds.
     pub(crate) ms: f64,
 }
@@ -76,8 +81,14 @@ async fn receive(stream: &mut Stream) -> Result<Received> {
         let now = Instant::now();
         let began = *first.get_or_insert(now);
         let gap = (now - before).as_secs_f64() * 1000.0;
-        if began != now && gap > received.longest_gap_ms {
-            (received.longest_gap_ms, received.longest_gap_at) = (gap, (before - began).as_secs_f64());
+        if began != now {
+            let at = (before - began).as_secs_f64();
+            if gap > received.longest_gap_ms {
+                (received.longest_gap_ms, received.longest_gap_at) = (gap, at);
+            }
+            if gap > GAP && received.gaps.len() < GAPS {
+                received.gaps.push((at, gap));
+            }
         }
         before = now;
         digest.update(&chunk.bytes);
