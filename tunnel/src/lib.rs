@@ -20,6 +20,7 @@ mod interfaces;
 pub mod join;
 mod metrics;
 mod path;
+pub mod share;
 mod socket;
 mod status;
 mod store;

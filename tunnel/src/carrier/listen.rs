@@ -1,9 +1,8 @@
 //! The accepting side, at relays and where nodes join.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -21,15 +20,17 @@ use crate::engine::Handle;
 use crate::engine::carriers::Opened;
 use crate::identity::{Admitted, Guard, JOIN_ALPN};
 use crate::metrics::Metrics;
+use crate::share::Shares;
 use crate::socket::Mux;
 use crate::status::DirectKind;
 
 /// Handshakes at the same time; the others wait in the kernel's queue.
 const HANDSHAKES: usize = 256;
-/// Of them, from one address: a site's NAT stands before many nodes.
-const PER_ADDRESS: usize = 64;
-/// Hosts that only join, at the same time, and how long one may stay.
+/// Of them, from one source: a site's NAT stands before many nodes.
+const PER_SOURCE: usize = 64;
+/// Hosts that only join, at the same time; of them, from one source; and how long one may stay.
 const STRANGERS: usize = 64;
+const STRANGERS_PER_SOURCE: usize = 16;
 const JOIN_PATIENCE: Duration = Duration::from_secs(90);
 /// How long a handshake may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -57,6 +58,7 @@ struct Port {
     metrics: Metrics,
     shares: Shares,
     strangers: Arc<Semaphore>,
+    stranger_shares: Shares,
 }
 
 /// What a listener is made from.
@@ -95,8 +97,10 @@ impl Listener {
         let tcp = bind(address)?;
         tracing::info!(%address, kind = kind.as_str(), "carriers are taken");
         let tls = TlsAcceptor::from(Arc::new(tls));
-        let (shares, strangers) = (Shares::default(), Arc::new(Semaphore::new(STRANGERS)));
-        let port = Port { tls, kind, serve_join, guard, engine, mux, metrics, shares, strangers };
+        let (shares, strangers) = (Shares::new(PER_SOURCE), Arc::new(Semaphore::new(STRANGERS)));
+        let stranger_shares = Shares::new(STRANGERS_PER_SOURCE);
+        let port =
+            Port { tls, kind, serve_join, guard, engine, mux, metrics, shares, strangers, stranger_shares };
         Ok(Self { tcp, kind, port: Arc::new(port) })
     }
 
@@ -157,7 +161,9 @@ impl Port {
         if peer.is_some() {
             return running.await;
         }
-        let Ok(_stranger) = self.strangers.clone().try_acquire_owned() else { return };
+        let busy = || self.metrics.refused.with_label_values(&["busy"]).inc();
+        let Some(_share) = self.stranger_shares.take(remote.ip()) else { return busy() };
+        let Ok(_stranger) = self.strangers.clone().try_acquire_owned() else { return busy() };
         let limit = async {
             tokio::time::sleep(JOIN_PATIENCE).await;
             carrier.stop.cancel();
@@ -218,56 +224,4 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
-}
-
-/// Handshakes under way, by address.
-#[derive(Clone, Debug, Default)]
-struct Shares(Arc<Mutex<HashMap<IpAddr, usize>>>);
-
-/// One of them.
-struct Share {
-    shares: Shares,
-    address: IpAddr,
-}
-
-impl Shares {
-    fn take(&self, address: IpAddr) -> Option<Share> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(address).or_default();
-        if *count >= PER_ADDRESS {
-            return None;
-        }
-        *count += 1;
-        Some(Share { shares: self.clone(), address })
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        let mut counts = self.shares.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.address);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_address_has_a_share_of_the_handshakes() {
-        let shares = Shares::default();
-        let (one, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
-        let taken: Vec<Share> = (0..PER_ADDRESS).map_while(|_| shares.take(one)).collect();
-        assert_eq!(taken.len(), PER_ADDRESS);
-        assert!(shares.take(one).is_none());
-        assert!(shares.take(other).is_some());
-        drop(taken);
-        assert!(shares.take(one).is_some());
-        assert!(shares.0.lock().unwrap().is_empty());
-    }
 }

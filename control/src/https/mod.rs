@@ -2,24 +2,35 @@
 //! verified certificate to a [`Handler`].
 //!
 //! The TLS configuration is read anew for every connection, so that a renewed certificate needs no
-//! restart. Connections are bounded; one that does not finish its handshake is closed.
+//! restart. Anybody may connect, so connections are bounded, altogether and for each source that shows no
+//! certificate, and one that does nothing is closed: before its handshake is done, before a first request,
+//! or between requests. A request that runs and a connection that was upgraded may be quiet for as long as
+//! they like.
+
+mod activity;
+#[cfg(test)]
+mod tests;
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use activity::{Activity, Sending};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use edgeloom_tunnel::share::Shares;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,8 +39,21 @@ pub type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
 /// How long a client may take over its TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a client may take over its first request.
+const HEAD: Duration = Duration::from_secs(10);
+/// How long a connection is kept for a next request: longer than an API server keeps one that it does not
+/// use (90 s), so that it is the client who ends it and no request crosses the end.
+const IDLE: Duration = Duration::from_secs(120);
+/// How long a client may take to go when told so.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// How often an HTTP/2 connection is asked whether it lives.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Requests at once on one HTTP/2 connection.
+const STREAMS: u32 = 250;
 /// Connections of one listener at a time; further ones wait in the kernel's queue.
 const CONNECTIONS: usize = 1024;
+/// Of them, from one source without a certificate; its further ones are closed.
+const PER_SOURCE: usize = 128;
 
 /// Answers the requests of one listener.
 pub trait Handler: Clone + Send + Sync + 'static {
@@ -50,14 +74,15 @@ pub async fn serve<H: Handler>(
     stop: CancellationToken,
 ) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let shares = Shares::new(PER_SOURCE);
     loop {
         let permit = room.clone().acquire_owned().await.expect("the semaphore is never closed");
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => return,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, remote) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors, most likely: what frees one is time.
                 tracing::warn!(%error, "could not accept a connection");
@@ -65,47 +90,97 @@ pub async fn serve<H: Handler>(
                 continue;
             }
         };
+        let Some(share) = shares.take(remote.ip()) else {
+            tracing::debug!(%remote, "closed: its source has {PER_SOURCE} connections here already");
+            continue;
+        };
         let acceptor = TlsAcceptor::from(tls.load_full());
         let (handler, stop) = (handler.clone(), stop.clone());
         tasks.spawn(async move {
-            connection(stream, acceptor, handler, stop).await;
+            if let Some((stream, certificate)) = shake_hands(stream, acceptor).await {
+                // Whom the cluster's CA vouches for locks nothing; an API server has many connections.
+                let _share = certificate.is_none().then_some(share);
+                converse(stream, certificate, handler, stop).await;
+            }
             drop(permit);
         });
     }
 }
 
-async fn connection<H: Handler>(
+async fn shake_hands(
     stream: TcpStream,
     acceptor: TlsAcceptor,
-    handler: H,
-    stop: CancellationToken,
-) {
+) -> Option<(TlsStream<TcpStream>, Option<CertificateDer<'static>>)> {
     // Requests and answers are small and waited for; a failure only costs latency.
     let _ = stream.set_nodelay(true);
     let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
-        Err(_) => return tracing::debug!("TLS handshake timed out"),
-    };
-    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).cloned();
-    let certificate = certificate.map(CertificateDer::into_owned);
-    let service = hyper::service::service_fn(move |request| {
-        let (handler, certificate) = (handler.clone(), certificate.clone());
-        async move { Ok::<_, Infallible>(handler.handle(request, certificate).await) }
-    });
-    let server = auto::Builder::new(TokioExecutor::new());
-    let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "TLS handshake failed");
+            return None;
+        }
+        Err(_) => {
+            tracing::debug!("TLS handshake timed out");
+            return None;
         }
     };
-    if let Err(error) = result {
+    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).cloned();
+    Some((stream, certificate.map(CertificateDer::into_owned)))
+}
+
+/// Serves the requests of one connection until it ends, is upgraded, or nothing happens on it.
+async fn converse<S, H>(
+    stream: S,
+    certificate: Option<CertificateDer<'static>>,
+    handler: H,
+    stop: CancellationToken,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Handler,
+{
+    let activity = Activity::new();
+    let requests = activity.clone();
+    let service = hyper::service::service_fn(move |request| {
+        let (handler, certificate, requests) = (handler.clone(), certificate.clone(), requests.clone());
+        async move { Ok::<_, Infallible>(answer(handler, request, certificate, &requests).await) }
+    });
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server.http2().timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE).max_concurrent_streams(STREAMS);
+    let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => Some(ended),
+        () = stop.cancelled() => None,
+        () = activity.quiet(HEAD, IDLE) => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = activity.quiet(FAREWELL, FAREWELL) => return tracing::debug!("connection closed: idle"),
+            }
+        }
+    };
+    if let Err(error) = ended {
         tracing::debug!(%error, "connection ended");
     }
+}
+
+async fn answer<H: Handler>(
+    handler: H,
+    request: Request<Incoming>,
+    certificate: Option<CertificateDer<'static>>,
+    activity: &Activity,
+) -> Response<Body> {
+    let running = activity.begin();
+    let response = handler.handle(request, certificate).await;
+    // Who was refused does not hold a connection by not reading why.
+    if response.status().is_client_error() {
+        return response;
+    }
+    response.map(|body| Sending { body, _running: running }.boxed_unsync())
 }
 
 /// A body that is all there.
