@@ -196,7 +196,7 @@ async fn dispatch(mut incoming: Incoming, hub: Hub, join: JoinService, tasks: Ta
             Accepted::Join { from, remote, stream } => {
                 tracing::debug!(%remote, peer = %from.peer, "a host asks to join");
                 let join = join.clone();
-                tasks.spawn(async move { join.serve(from, stream).await });
+                tasks.spawn(async move { join.serve(from, remote, stream).await });
             }
             Accepted::Stream { from, alpn, mut stream } => {
                 tracing::debug!(node = %from.node, ?alpn, "nothing here answers that");

@@ -243,9 +243,18 @@ async fn dial(
     };
     Ok(match tokio::time::timeout(PATIENCE, connecting).await {
         Ok(Ok(connection)) => Ok(connection),
+        Ok(Err(error)) if is_busy(&error) => {
+            Err("it is busy with other hosts that join; try again".to_owned())
+        }
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
     })
+}
+
+/// Whether an accepting side has no place left (RFC 9000, section 20.1).
+fn is_busy(error: &quinn::ConnectionError) -> bool {
+    let quinn::ConnectionError::ConnectionClosed(close) = error else { return false };
+    close.error_code == quinn::TransportErrorCode::CONNECTION_REFUSED
 }
 
 struct Conversation<'a> {

@@ -2,7 +2,8 @@
 //!
 //! [`Ask`] → [`Offer`] with the CA certificate, which the joiner holds to the hash in its token, and then the
 //! server's credential to that CA; only now does it show its secret in [`JoinRequest`]. The answer is
-//! [`JoinResponse`] or [`JoinRefused`].
+//! [`JoinResponse`] or [`JoinRefused`]. A control with no place left says [`JoinRefused`] at once, for the reason
+//! [`RefusalReason::Unavailable`]: the joiner comes again.
 
 use bytes::Bytes;
 use ipnet::IpNet;

@@ -13,12 +13,13 @@ use edgeloom_tunnel::Carriers;
 use edgeloom_tunnel::identity::Refusal;
 use edgeloom_tunnel::join::{self as wire, Proof};
 use ipnet::IpNet;
+use rand::Rng as _;
 use tokio::net::lookup_host;
 
 use crate::membership::{Membership, MembershipError};
 use crate::routes;
 
-/// Time between tries while the control is away or the clock is wrong.
+/// Longest time between tries while the control is away or busy, or the clock is wrong.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// What a node is told to join with.
@@ -98,8 +99,10 @@ pub async fn join(config: &JoinConfig) -> Result<Membership, JoinError> {
                 return Ok(membership);
             }
             Err(error) if worth_another_try(&error) && tokio::time::Instant::now() + RETRY < deadline => {
-                tracing::warn!(%error, "joining; trying again in {} s", RETRY.as_secs());
-                tokio::time::sleep(RETRY).await;
+                // Hosts that were turned away together do not come again together.
+                let pause = rand::rng().random_range(RETRY / 2..=RETRY);
+                tracing::warn!(%error, "joining; trying again in {:.1} s", pause.as_secs_f32());
+                tokio::time::sleep(pause).await;
             }
             Err(error) => return Err(error.into()),
         }

@@ -1,5 +1,6 @@
 //! The conversation with one joiner.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,6 +15,7 @@ use edgeloom_model::NodeName;
 use edgeloom_tunnel::Stream;
 use edgeloom_tunnel::frames::{self, FrameError};
 use edgeloom_tunnel::identity::{AuthorityError, Joiner, Trust, TrustError, Verified};
+use edgeloom_tunnel::share::Shares;
 use prometheus::{IntCounterVec, Registry};
 use tokio::sync::Semaphore;
 
@@ -27,7 +29,11 @@ const MAX_REQUEST: usize = 256 << 10;
 /// How long a joiner may take over its part.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Joiners served at a time; others are told to come again.
-const AT_A_TIME: usize = 64;
+const AT_A_TIME: usize = 128;
+/// Of them, from one source: a site's NAT stands before many hosts, and none of them locks the door.
+const PER_SOURCE: usize = 16;
+/// How long one who is told to come again may take to read it.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What the service needs to know.
 pub struct JoinConfig {
@@ -56,6 +62,7 @@ struct Inner {
     trust: Trust,
     own: Mutex<SignedCredential>,
     room: Semaphore,
+    shares: Shares,
     joined: IntCounterVec,
 }
 
@@ -140,6 +147,7 @@ impl JoinService {
             trust: config.issuer.trust()?,
             own: Mutex::new(config.issuer.issue(&config.own)?),
             room: Semaphore::new(AT_A_TIME),
+            shares: Shares::new(PER_SOURCE),
             joined,
             config,
         };
@@ -194,10 +202,14 @@ impl JoinService {
         })
     }
 
-    /// Serves one `join/1` stream to its end.
-    pub async fn serve(&self, from: Joiner, stream: Stream) {
-        let Ok(_permit) = self.inner.room.try_acquire() else {
-            return tracing::warn!(peer = %from.peer, "too many joiners at a time");
+    /// Serves one `join/1` stream, which came from `remote`, to its end.
+    pub async fn serve(&self, from: Joiner, remote: SocketAddr, stream: Stream) {
+        let share = self.inner.shares.take(remote.ip());
+        let (Some(_share), Ok(_permit)) = (share, self.inner.room.try_acquire()) else {
+            tracing::warn!(peer = %from.peer, %remote, "too many hosts join at a time; this one is to come again");
+            // Who does not read it has left.
+            let _ = tokio::time::timeout(FAREWELL, self.inner.turn_away(stream)).await;
+            return;
         };
         if let Err(error) = self.inner.converse(&from, stream).await {
             tracing::info!(peer = %from.peer, %error, "a joiner broke off");
@@ -207,6 +219,17 @@ impl JoinService {
 }
 
 impl Inner {
+    async fn turn_away(&self, mut stream: Stream) -> Result<(), Failed> {
+        let reason = RefusalReason::Unavailable;
+        self.joined.with_label_values(&[&label(reason)]).inc();
+        let message =
+            "too many hosts join at this moment, or too many from this host's address; try again".to_owned();
+        send(&mut stream, JoinRefused { reason, message }.into()).await?;
+        let _ = stream.send.finish();
+        let _ = stream.send.stopped().await;
+        Ok(())
+    }
+
     async fn converse(&self, from: &Joiner, mut stream: Stream) -> Result<(), Failed> {
         match self.next(&mut stream).await? {
             FromJoiner::Ask(_) => {}

@@ -50,9 +50,9 @@ async fn without_udp(control: SocketAddr) -> (SocketAddr, tokio::task::JoinSet<(
 async fn serve(control: &Control, mut incoming: Incoming) {
     while let Some(accepted) = incoming.accept().await {
         match accepted {
-            Accepted::Join { from, stream, .. } => {
+            Accepted::Join { from, remote, stream } => {
                 let join = control.join.clone();
-                tokio::spawn(async move { join.serve(from, stream).await });
+                tokio::spawn(async move { join.serve(from, remote, stream).await });
             }
             Accepted::Stream { from, alpn: Alpn::Hub, stream } => {
                 control.hub.accept(from, stream.recv, stream.send)
@@ -238,6 +238,40 @@ async fn each_fault_of_a_joiner_has_its_own_answer() {
         refusal(&config(third.path(), "edge-3", address, Some(format!("{hash}.{}", "A".repeat(43))))).await;
     assert!(unknown.contains("not known"), "{unknown}");
     assert!(api.get("/api/v1/nodes/edge-3").is_none());
+    tunnel.shutdown(Duration::ZERO).await;
+    control.hub.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_source_has_a_share_of_the_joins_and_the_next_is_told_to_come_again() {
+    let api = Api::new();
+    let (control, address, tunnel) = start(api.client()).await;
+    let token = token(&control, 17).await;
+    let folder = tempfile::tempdir().unwrap();
+    let node = |name: &str, ranges: serde_json::Value| {
+        let metadata = json!({"name": name, "labels": {"node-role.kubernetes.io/edge": ""}});
+        let node =
+            json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": {"podCIDRs": ranges}});
+        api.put(&format!("/api/v1/nodes/{name}"), node);
+    };
+    let names: Vec<String> = (0..16).map(|index| format!("edge-{index}")).collect();
+    let mut joining = tokio::task::JoinSet::new();
+    for name in &names {
+        // Without pod ranges, which are waited for.
+        node(name, json!([]));
+        let config = config(&folder.path().join(name), name, address, Some(token.clone()));
+        joining.spawn(async move { join(&config).await });
+    }
+    until("sixteen conversations", || async { api.list("/apis/edgeloom.io/v1alpha1/edgenodes").len() == 16 })
+        .await;
+    let late = config(&folder.path().join("late"), "late", address, Some(token));
+    let told = refusal(&late).await;
+    assert!(told.contains("refused") && told.contains("try again"), "{told}");
+    names.iter().for_each(|name| node(name, json!(["10.244.1.0/24"])));
+    while let Some(joined) = joining.join_next().await {
+        joined.unwrap().unwrap();
+    }
+    join(&late).await.unwrap();
     tunnel.shutdown(Duration::ZERO).await;
     control.hub.shutdown().await;
 }

@@ -10,13 +10,16 @@ use tokio::sync::Semaphore;
 use super::{Connections, code};
 use crate::alpn::Alpn;
 use crate::identity::{Admitted, Joiner, Verified};
+use crate::share::Shares;
 use crate::socket::Mux;
 use crate::{Accepted, Stream};
 
 /// Handshakes with members at the same time.
 const HANDSHAKES: usize = 1024;
 /// Handshakes and connections of strangers, who may only join, at the same time.
-const STRANGERS: usize = 128;
+const STRANGERS: usize = 256;
+/// Of them, from one source. More than a control talks to, so that most of those who are too many are told so.
+const STRANGERS_PER_SOURCE: usize = 32;
 /// How long a handshake may take. The peer gives up when it likes; giving up before it on a busy host would only make
 /// it come again.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -32,6 +35,7 @@ pub(crate) async fn accept(
 ) {
     let members = Arc::new(Semaphore::new(HANDSHAKES));
     let strangers = Arc::new(Semaphore::new(STRANGERS));
+    let shares = Shares::new(STRANGERS_PER_SOURCE);
     while let Some(incoming) = endpoint.accept().await {
         let remote = incoming.remote_address();
         let known = mux.peer_of_virtual(&remote);
@@ -42,8 +46,13 @@ pub(crate) async fn accept(
             let _ = incoming.retry();
             continue;
         }
-        let limit = if known.is_some() { &members } else { &strangers };
-        let Ok(permit) = limit.clone().try_acquire_owned() else {
+        let place = match known {
+            Some(_) => members.clone().try_acquire_owned().ok().map(|permit| (permit, None)),
+            None => shares.take(remote.ip()).and_then(|share| {
+                strangers.clone().try_acquire_owned().ok().map(|permit| (permit, Some(share)))
+            }),
+        };
+        let Some(place) = place else {
             connections.metrics.refused.with_label_values(&["busy"]).inc();
             incoming.refuse();
             continue;
@@ -79,7 +88,7 @@ pub(crate) async fn accept(
                 }
                 Err(_) => tracing::debug!(%remote, "handshake timed out"),
             }
-            drop(permit);
+            drop(place);
         });
     }
 }
