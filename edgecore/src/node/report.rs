@@ -1,5 +1,5 @@
-//! Tells the cloud of the node: its status when that changes and once an hour, and every twenty seconds that it
-//! is well, by which its Lease is renewed.
+//! Tells the cloud of the node: its status when that changes, when the cloud shows another, with each new session
+//! and once an hour; and every twenty seconds that it is well, by which its Lease is renewed.
 //!
 //! kubelet tells its status every five minutes and renews its Lease every ten seconds. Neither is asked of it: a
 //! Node is taken for lost after 40 s without a renewal, and a Node with a Lease not by the age of its status. An
@@ -58,6 +58,7 @@ pub async fn run(node: Arc<Node>, settings: Settings, cancel: CancellationToken)
         well: None,
         annotated: None,
         uid: None,
+        answered: None,
     };
     let mut tick = tokio::time::interval(LOOK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -67,14 +68,15 @@ pub async fn run(node: Arc<Node>, settings: Settings, cancel: CancellationToken)
             () = cancel.cancelled() => return,
             _ = tick.tick() => {}
         }
-        // Who was away for long is taken for dead until the Lease says otherwise.
+        // Who was away for long is taken for dead until the Lease and the status say otherwise.
         let back = !std::mem::replace(&mut connected, reporter.node.cluster.is_connected()) && connected;
-        if !back && last.is_some_and(|last: Instant| last.elapsed() < HEARTBEAT) {
+        let urgent = back || (connected && reporter.is_contradicted());
+        if !urgent && last.is_some_and(|last: Instant| last.elapsed() < HEARTBEAT) {
             continue;
         }
         last = Some(Instant::now());
         if back {
-            reporter.well = None;
+            (reporter.well, reporter.when) = (None, None);
         }
         if let Err(error) = reporter.beat().await {
             tracing::warn!(%error, "the node's status was not told");
@@ -94,6 +96,9 @@ struct Reporter {
     annotated: Option<String>,
     /// The Node that it was told of, once that is known.
     uid: Option<String>,
+    /// Version of the Node that was there when the status was last told: until the Node changes, that it shows
+    /// another status means only that the telling has not arrived.
+    answered: Option<String>,
 }
 
 impl Reporter {
@@ -104,14 +109,28 @@ impl Reporter {
         self.notice_new_node();
         self.annotate().await?;
         let measured = self.measure().await;
+        if self.is_contradicted() {
+            tracing::info!("the Node shows another status than was told; it is told again");
+            // With it goes when the conditions changed: they have since changed twice.
+            (self.told, self.when) = (Value::Null, None);
+        }
         let status = status::status(&measured, &self.before(), now);
         let due = self.when.is_none_or(|when| when.elapsed() >= FULL);
         if due || status::differ(&status, &self.told) {
+            self.answered = self.object().and_then(|object| version(&object));
             self.node.cluster.report(Report::NodeStatus(status.clone())).await?;
             self.told = status;
             self.when = Some(Instant::now());
         }
         Ok(())
+    }
+
+    /// Whether another wrote over the node's own conditions since they were told, as the control does for a node
+    /// that it takes for lost.
+    fn is_contradicted(&self) -> bool {
+        self.object().is_some_and(|object| {
+            version(&object) != self.answered && status::contradicts(&object["status"], &self.told)
+        })
     }
 
     async fn renew_lease(&mut self, now: OffsetDateTime) -> Result<(), ClusterError> {
@@ -207,6 +226,10 @@ impl Reporter {
     }
 }
 
+fn version(object: &Value) -> Option<String> {
+    object["metadata"]["resourceVersion"].as_str().map(str::to_owned)
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -228,6 +251,61 @@ mod tests {
         let reports = memory.reports.lock().unwrap();
         let leases = reports.iter().filter(|report| matches!(report, Report::Lease(_))).count();
         (memory.beats.load(Ordering::Relaxed), leases)
+    }
+
+    /// The own Node as the hub shows it.
+    fn show(memory: &Memory, version: &str, status: &Value) {
+        let metadata = json!({"name": "edge-t", "uid": "u", "resourceVersion": version});
+        memory.put(&kind::NODE, json!({"metadata": metadata, "status": status}));
+    }
+
+    /// The status told last and how many were.
+    fn statuses(memory: &Memory) -> (usize, Value) {
+        let reports = memory.reports.lock().unwrap();
+        let told: Vec<&Value> = reports
+            .iter()
+            .filter_map(|report| match report {
+                Report::NodeStatus(status) => Some(status),
+                _ => None,
+            })
+            .collect();
+        (told.len(), told.last().map_or(Value::Null, |last| (*last).clone()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_status_that_another_wrote_over_and_a_new_session_have_it_told_at_once() {
+        let memory = Arc::new(Memory::default());
+        memory.takes_beats.store(true, Ordering::Relaxed);
+        show(&memory, "1", &Value::Null);
+        let node = testing::node(&memory, Path::new("/nonexistent"), Path::new("/nonexistent"));
+        let settings = Settings { max_pods: 110, address: Some([192, 168, 1, 2].into()), interface: None };
+        let cancel = CancellationToken::new();
+        let running = run(Arc::new(node), settings, cancel.clone());
+        let wait = |millis| tokio::time::sleep(Duration::from_millis(millis));
+        tokio::join!(running, async {
+            wait(60_500).await;
+            let (count, told) = statuses(&memory);
+            assert_eq!(count, 1, "what has not arrived is not told again");
+            show(&memory, "2", &told);
+            wait(60_000).await;
+            assert_eq!(statuses(&memory).0, 1, "what is shown is not told again");
+            let mut unknown = told.clone();
+            for condition in unknown["conditions"].as_array_mut().unwrap() {
+                condition["status"] = "Unknown".into();
+            }
+            show(&memory, "3", &unknown);
+            wait(2_000).await;
+            assert_eq!(statuses(&memory).0, 2, "contradicted");
+            wait(60_000).await;
+            assert_eq!(statuses(&memory).0, 2, "once for each version of the Node");
+            show(&memory, "4", &statuses(&memory).1);
+            memory.offline.store(true, Ordering::Relaxed);
+            wait(60_000).await;
+            memory.offline.store(false, Ordering::Relaxed);
+            wait(2_000).await;
+            assert_eq!(statuses(&memory).0, 3, "a new session");
+            cancel.cancel();
+        });
     }
 
     #[tokio::test(start_paused = true)]

@@ -72,6 +72,16 @@ pub fn differ(one: &Value, other: &Value) -> bool {
     plain(one) != plain(other)
 }
 
+/// Whether `shown` has not the conditions that were told: one is missing, or in another state. What others
+/// have added is no contradiction.
+pub fn contradicts(shown: &Value, told: &Value) -> bool {
+    let shown = shown["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    told["conditions"].as_array().into_iter().flatten().any(|told| {
+        let same = |shown: &&Value| shown["type"] == told["type"];
+        shown.iter().find(same).is_none_or(|shown| shown["status"] != told["status"])
+    })
+}
+
 fn node_info(measured: &Measured) -> Value {
     let machine = &measured.machine;
     let runtime = measured.runtime.as_ref().map(|(name, version)| {
@@ -236,6 +246,26 @@ mod tests {
             of(&status, "Ready")["message"],
             "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:cni plugin not initialized"
         );
+    }
+
+    #[test]
+    fn what_another_wrote_over_contradicts() {
+        let told = status(&measured(), &Value::Null, at(0));
+        let theirs = json!({"type": "NetworkUnavailable", "status": "False"});
+        for (kind, state, expected) in [
+            ("Ready", Some("True"), false),
+            ("Ready", Some("Unknown"), true),
+            ("DiskPressure", Some("Unknown"), true),
+            ("Ready", None, true),
+        ] {
+            let mut shown = told.clone();
+            let conditions = shown["conditions"].as_array_mut().unwrap();
+            conditions.retain(|condition| condition["type"] != kind);
+            conditions.extend(state.map(|state| json!({"type": kind, "status": state})));
+            conditions.push(theirs.clone());
+            assert_eq!(contradicts(&shown, &told), expected, "{kind} {state:?}");
+        }
+        assert!(!contradicts(&json!({"conditions": [theirs]}), &Value::Null), "nothing was told");
     }
 
     #[test]
