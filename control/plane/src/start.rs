@@ -223,7 +223,7 @@ impl Run {
             pods: copies.pods.store.clone(),
             leases: copies.leases.store.clone(),
             events: Events::new(self.client.clone(), "node-controller"),
-            heard: Mutex::new(HashMap::new()),
+            heard: Mutex::default(),
         };
         let needs = vec![copies.nodes.complete(), copies.pods.complete(), copies.leases.complete()];
         self.spawn(lifecycle, &queues.lifecycle, needs);

@@ -1,9 +1,8 @@
 //! Nodes that fall silent, and their pods.
 //!
-//! A Node is heard by its Lease. Not the Lease's time is believed but the moment in which it was seen to
-//! change, so that an edge with a wrong clock is as alive as any.
+//! Who is silent says [`Heard`]. What is judged of a Node is written only while it is as it was judged: one that
+//! comes back meanwhile has changed its Node or its Lease, and is judged again.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::health::{self, Health};
+use super::heard::{Heard, Sign};
 use crate::controller::{Error, Next, Reconcile, unless_overtaken};
 use crate::events::Events;
 use crate::pods;
@@ -37,8 +37,7 @@ pub(crate) struct Controller {
     pub(crate) pods: Store<Pod>,
     pub(crate) leases: Store<Lease>,
     pub(crate) events: Events,
-    /// The Lease's version last seen of each Node, and since when.
-    pub(crate) heard: Mutex<HashMap<String, (Option<String>, Instant)>>,
+    pub(crate) heard: Mutex<Heard>,
 }
 
 pub(crate) fn on_node(queue: Arc<Queue<Key>>) -> Hook<Node> {
@@ -60,24 +59,28 @@ impl Reconcile for Controller {
 
     async fn reconcile(&self, key: Key) -> Result<Next, Error> {
         let Some(node) = self.nodes.get(&key.reference()) else { return self.orphans(&key.name).await };
-        let silent = self.silence(&key.name) > GRACE;
-        let mut health = health::of(&node);
-        if silent && health != Health::Unreachable {
-            self.mark_unknown(&node).await?;
-            health = Health::Unreachable;
+        let mut node = Node::clone(&node);
+        if self.is_silent(&node).await? && health::of(&node) != Health::Unreachable {
+            node = self.mark_unknown(&node).await?;
         }
+        let health = health::of(&node);
         let now = Timestamp::now();
         let whole = Timestamp::from_second(now.as_second()).unwrap_or(now);
         if let Some(taints) = health::taints(&node, health, whole) {
             let patch = Patch::Merge(json!({
-                "metadata": { "resourceVersion": if silent { None } else { node.resource_version() } },
+                "metadata": { "resourceVersion": node.resource_version() },
                 "spec": { "taints": taints },
             }));
             let api: Api<Node> = Api::all(self.client.clone());
-            api.patch(&key.name, &PatchParams::default(), &patch).await?;
+            node = api.patch(&key.name, &PatchParams::default(), &patch).await?;
         }
         if health == Health::Unreachable {
             self.mark_pods(&key.name).await?;
+            // Who was away itself gives the Nodes time to be heard of, however old their taints are.
+            let looking = self.heard.lock().expect("no holder of this lock panics").looking(Instant::now());
+            if looking <= GRACE {
+                return Ok(Next::After(LOOK));
+            }
         }
         let taints = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
         self.evict(&key.name, &taints, now).await?;
@@ -86,19 +89,28 @@ impl Reconcile for Controller {
 }
 
 impl Controller {
-    /// How long nothing was heard of a node; nothing ever heard counts from the first look.
-    fn silence(&self, name: &str) -> Duration {
-        let lease = self.leases.get(&ObjectRef::new(name).within(LEASES));
-        let version = lease.and_then(|lease| lease.resource_version());
-        let mut heard = self.heard.lock().expect("no holder of this lock panics");
-        let entry = heard.entry(name.to_owned()).or_insert_with(|| (version.clone(), Instant::now()));
-        if entry.0 != version {
-            *entry = (version, Instant::now());
+    /// Whether nothing was heard of the Node for long. The copy of the Leases is asked first; before a Node is
+    /// given up, the API, which may know of a renewal that the copy does not show yet.
+    async fn is_silent(&self, node: &Node) -> Result<bool, Error> {
+        let name = node.name_any();
+        let known = self.leases.get(&ObjectRef::new(&name).within(LEASES));
+        let silent = |lease: Option<String>| {
+            let mut heard = self.heard.lock().expect("no holder of this lock panics");
+            heard.silence(&name, Sign::of(node, lease), Instant::now()) > GRACE
+        };
+        if !silent(known.and_then(|lease| lease.resource_version())) {
+            return Ok(false);
         }
-        entry.1.elapsed()
+        if health::of(node) == Health::Unreachable {
+            return Ok(true);
+        }
+        let leases: Api<Lease> = Api::namespaced(self.client.clone(), LEASES);
+        let lease = leases.get_opt(&name).await?;
+        Ok(silent(lease.and_then(|lease| lease.resource_version())))
     }
 
-    async fn mark_unknown(&self, node: &Node) -> Result<(), Error> {
+    /// Takes back what the Node said of itself, unless it has changed; returns it as it is then.
+    async fn mark_unknown(&self, node: &Node) -> Result<Node, Error> {
         let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
         let present = node.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
         let mut conditions: Vec<Value> = Vec::new();
@@ -120,11 +132,14 @@ impl Controller {
         let others = present.iter().filter(|condition| !known.contains(&condition.type_.as_str()));
         conditions.extend(others.filter_map(|condition| serde_json::to_value(condition).ok()));
         let api: Api<Node> = Api::all(self.client.clone());
-        let patch = Patch::Merge(json!({ "status": { "conditions": conditions } }));
-        api.patch_status(&node.name_any(), &PatchParams::default(), &patch).await?;
+        let patch = Patch::Merge(json!({
+            "metadata": { "uid": node.uid(), "resourceVersion": node.resource_version() },
+            "status": { "conditions": conditions },
+        }));
+        let marked = api.patch_status(&node.name_any(), &PatchParams::default(), &patch).await?;
         let note = format!("Node {} status is now: NodeNotReady", node.name_any());
         self.events.normal(&node.object_ref(&()), "NodeNotReady", "NodeNotReady", note).await;
-        Ok(())
+        Ok(marked)
     }
 
     /// Pods of a node that is cut off are not ready as far as anyone here knows. The node itself sets
@@ -143,7 +158,8 @@ impl Controller {
             }
             let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
             let patch = Patch::Merge(json!({
-                "metadata": { "uid": pod.uid() }, "status": { "conditions": conditions },
+                "metadata": { "uid": pod.uid(), "resourceVersion": pod.resource_version() },
+                "status": { "conditions": conditions },
             }));
             unless_overtaken(api.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await)?;
         }
@@ -179,7 +195,7 @@ impl Controller {
         if api.get_opt(node).await?.is_some() {
             return Ok(Next::After(LOOK));
         }
-        self.heard.lock().expect("no holder of this lock panics").remove(node);
+        self.heard.lock().expect("no holder of this lock panics").forget(node);
         for pod in self.pods_of(node) {
             self.delete(&pod, Some(0)).await?;
         }
