@@ -2,6 +2,7 @@
 
 use axum::http::StatusCode;
 use edgeloom_api::kind;
+use serde_json::Value;
 
 use super::{Context, Refusal};
 use crate::edged::observed::{Instance, Observed, State};
@@ -48,7 +49,8 @@ impl Found {
         }
         let newest = self.observed.newest(name).filter(|last| last.state != State::Created);
         newest.ok_or_else(|| {
-            bad(format!("container {name:?} in pod {pod:?} is waiting to start: ContainerCreating"))
+            let why = waits_for(&self.pod.object["status"], name);
+            bad(format!("container {name:?} in pod {pod:?} is waiting to start: {why}"))
         })
     }
 
@@ -60,5 +62,34 @@ impl Found {
                 Err(Refusal(StatusCode::NOT_FOUND, text))
             }
         }
+    }
+}
+
+/// Why a container has not started, by the pod's status.
+fn waits_for<'a>(status: &'a Value, container: &str) -> &'a str {
+    let lists = ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"];
+    let mut all = lists.iter().filter_map(|list| status[list].as_array()).flatten();
+    let own = all.find(|one| one["name"] == container);
+    own.and_then(|own| own["state"]["waiting"]["reason"].as_str()).unwrap_or("ContainerCreating")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_container_waits_for_what_the_status_says() {
+        let status = json!({
+            "initContainerStatuses": [{"name": "init", "state": {"terminated": {"exitCode": 0}}}],
+            "containerStatuses": [{"name": "web", "state": {"waiting": {"reason": "ImagePullBackOff"}}}],
+        });
+        for (container, why) in
+            [("web", "ImagePullBackOff"), ("init", "ContainerCreating"), ("other", "ContainerCreating")]
+        {
+            assert_eq!(waits_for(&status, container), why);
+        }
+        assert_eq!(waits_for(&Value::Null, "web"), "ContainerCreating");
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use http::{Request, StatusCode, Uri};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -28,6 +28,8 @@ use crate::error::{Error, Reason, Result};
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long the kubelet may take to answer the head of a request.
 const ANSWER: Duration = Duration::from_secs(60);
+/// Longest refusal of a kubelet that is passed on, in bytes.
+const REFUSAL: usize = 16 << 10;
 /// Port of a kubelet whose node does not say.
 const KUBELET_PORT: u64 = 10250;
 
@@ -122,7 +124,33 @@ pub(super) async fn answer(
         let (parts, _) = response.into_parts();
         return Ok(Response::from_parts(parts, super::answer::full("")));
     }
+    if call.target.subresource == "log" && !response.status().is_success() {
+        return Err(refusal(response).await);
+    }
     Ok(passed_back(response, room))
+}
+
+/// What the kubelet refused, as the Status object that clients print: its text is the message.
+async fn refusal(response: http::Response<Incoming>) -> Error {
+    let code = response.status();
+    let body = tokio::time::timeout(ANSWER, Limited::new(response.into_body(), REFUSAL).collect()).await;
+    let body = body.ok().and_then(std::result::Result::ok).map(|body| body.to_bytes()).unwrap_or_default();
+    refused(code, &String::from_utf8_lossy(&body))
+}
+
+fn refused(code: StatusCode, body: &str) -> Error {
+    let said = match body.trim() {
+        "" => format!("the kubelet answered {code} and did not say why"),
+        said => said.to_owned(),
+    };
+    match code {
+        StatusCode::BAD_REQUEST => Error::bad_request(said),
+        StatusCode::NOT_FOUND => Error::new(Reason::NotFound, said),
+        StatusCode::TOO_MANY_REQUESTS => Error::new(Reason::TooManyRequests, said),
+        StatusCode::SERVICE_UNAVAILABLE => Error::new(Reason::ServiceUnavailable, said),
+        StatusCode::GATEWAY_TIMEOUT => Error::new(Reason::Timeout, said),
+        _ => Error::internal_plain(said),
+    }
 }
 
 async fn connect(
@@ -345,6 +373,21 @@ mod tests {
         }});
         assert_eq!(address(&node), Some(Address { host: "192.0.2.1".into(), port: 19001 }));
         assert_eq!(address(&json!({})), None);
+    }
+
+    #[test]
+    fn a_refusal_is_a_status_with_the_kubelets_words() {
+        let said = "container \"web\" in pod \"x\" is waiting to start: ImagePullBackOff\n";
+        for (code, body, expected, message) in [
+            (StatusCode::BAD_REQUEST, said, 400, said.trim()),
+            (StatusCode::NOT_FOUND, "pod not found", 404, "pod not found"),
+            (StatusCode::INTERNAL_SERVER_ERROR, "broken", 500, "broken"),
+            (StatusCode::BAD_GATEWAY, "no node", 500, "no node"),
+        ] {
+            let (code, status) = refused(code, body).to_status();
+            assert_eq!((code, status["message"].as_str()), (expected, Some(message)));
+            assert_eq!((&status["kind"], &status["status"]), (&json!("Status"), &json!("Failure")));
+        }
     }
 
     #[test]
