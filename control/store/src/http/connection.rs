@@ -35,8 +35,10 @@ use crate::auth::pki;
 const CONNECTIONS: usize = 8_192;
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long a client may take to send the head of a request.
-const HEAD: Duration = Duration::from_secs(30);
+/// How long a client may take to send the head of a request, and an idle HTTP/1 connection is kept, which hyper
+/// does not tell apart. Longer than clients keep theirs (90 s in Go and hyper): a request must not meet the
+/// closing of its connection.
+const HEAD: Duration = Duration::from_secs(120);
 /// How long a peer may leave what it was sent unread.
 const STALL: Duration = Duration::from_secs(90);
 /// How often an HTTP/2 connection is asked whether it lives.
