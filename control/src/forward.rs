@@ -22,7 +22,8 @@ const ANSWER: Duration = Duration::from_secs(30);
 pub enum ForwardError {
     /// No stream to the node.
     #[error(
-        "node {node} is not reachable over the overlay: {source}; `meshctl status` shows when it was last seen"
+        "node {node} is not reachable over the overlay: {source}; check that edgecore runs there and has a way out; \
+         `kubectl describe node {node}` shows when it was heard last"
     )]
     Open {
         /// The node's name.
@@ -39,10 +40,16 @@ pub enum ForwardError {
         source: hyper::Error,
     },
     /// The node took the request and said nothing.
-    #[error("node {node} did not answer within {} s", ANSWER.as_secs())]
+    #[error(
+        "node {node} did not answer within {} s; check that edgecore runs there and has a way out; \
+         `kubectl describe node {node}` shows when it was heard last",
+        .waited.as_secs()
+    )]
     Silent {
         /// The node's name.
         node: String,
+        /// How long was waited.
+        waited: Duration,
     },
 }
 
@@ -98,8 +105,9 @@ impl Forwarder {
         let client = upgrade.then(|| hyper::upgrade::on(&mut request));
         let request = for_the_next_hop(request, node, upgrade);
         let answer = tokio::time::timeout(ANSWER, sender.send_request(request)).await;
-        let mut response =
-            answer.map_err(|_| ForwardError::Silent { node: node.to_owned() })?.map_err(broken)?;
+        let mut response = answer
+            .map_err(|_| ForwardError::Silent { node: node.to_owned(), waited: ANSWER })?
+            .map_err(broken)?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS
             && let Some(client) = client
         {

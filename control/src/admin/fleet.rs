@@ -1,8 +1,10 @@
 //! The nodes of the fleet, and what each of them says itself.
 
+use std::time::Duration;
+
 use edgeloom_api::admin::{FleetNode, KUBELET_PREFIX, Link, PeerCounts, Status};
 use edgeloom_tunnel::{Path, PeerId};
-use http::{Request, Response, StatusCode, Uri};
+use http::{Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -10,7 +12,14 @@ use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 
 use super::{Parts, failure};
+use crate::forward::ForwardError;
 use crate::https::{Body, json};
+
+/// How long a node may take over what it only looks up: less than its client waits for the control, which would
+/// be blamed for it.
+const LOOK_UP: Duration = Duration::from_secs(8);
+/// What to do about a node without a session.
+const LOOK_THERE: &str = "check that edgecore runs there and has a way out; its log says what it tries";
 
 /// Every EdgeNode with its session.
 pub(super) async fn list(parts: &Parts) -> Result<Response<Body>, Response<Body>> {
@@ -46,8 +55,21 @@ pub(super) async fn forward(
     *request.uri_mut() = format!("{KUBELET_PREFIX}{path}{query}")
         .parse::<Uri>()
         .map_err(|error| failure(StatusCode::BAD_REQUEST, format!("{path}: {error}"), None))?;
-    let sent = parts.forwarder.send(node, peer, request).await;
-    sent.map_err(|error| failure(error.status(), error.to_string(), None))
+    if !parts.hub.connected().iter().any(|connected| connected.as_str() == node) {
+        return Err(failure(
+            StatusCode::BAD_GATEWAY,
+            format!("node {node} is not connected"),
+            Some(LOOK_THERE),
+        ));
+    }
+    // What is only looked up is there at once; what the node first measures may take it as long as it takes.
+    let limit = if request.method() == Method::GET { LOOK_UP } else { Duration::MAX };
+    let error = match tokio::time::timeout(limit, parts.forwarder.send(node, peer, request)).await {
+        Ok(Ok(answer)) => return Ok(answer),
+        Ok(Err(error)) => error,
+        Err(_) => ForwardError::Silent { node: node.to_owned(), waited: limit },
+    };
+    Err(failure(error.status(), error.to_string(), None))
 }
 
 /// The control's own status.

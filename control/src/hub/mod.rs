@@ -11,6 +11,7 @@
 mod authorise;
 mod cache;
 mod dirty;
+mod listener;
 mod members;
 mod membership;
 mod metrics;

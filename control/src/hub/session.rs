@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::Shared;
 use super::dirty::{Dirty, Item};
+use super::listener::Listener;
 use super::membership::NoMember;
 use super::outlet::Outlet;
 use super::window::Window;
@@ -96,7 +97,7 @@ impl Serve<'_> {
         let (beat, beaten) = watch::channel(());
         let loops = async {
             tokio::try_join!(
-                self.read(read, applied, writes, alive, beat),
+                self.read(Listener::new(read), applied, writes, alive, beat),
                 self.send(&dirty, &kinds, acknowledged, out.clone()),
                 self.write_up(queued, beaten, out.clone()),
                 answer_alive(asked, out.clone()),
