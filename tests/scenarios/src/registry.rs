@@ -202,6 +202,13 @@ const TUNNEL: &[Promise] = &[
 
 const OFFLINE: &[Promise] = &[
     Promise {
+        name: "silent-node-returns",
+        sentence: "a node that was silent for 60 s is Ready within 10 s of its return, with the containers it had",
+        needs: &[System],
+        rests_on: &[ServerAgent],
+        scenario: offline::silent_node_returns,
+    },
+    Promise {
         name: "cloud-gone",
         sentence: "with the cloud gone for longer than every lease, new calls and new names work, the agent killed or not",
         needs: &[System],

@@ -17,6 +17,9 @@ const NEVER_ASKED: &str = include_str!("never-asked.yaml");
 /// How long calls may fail after the agent's return, and views differ after the control's.
 const RETURN: Duration = Duration::from_secs(5);
 const AGREEMENT: Duration = Duration::from_secs(10);
+/// How long a node is silent, and when that has been noticed at the latest: its Lease stands for 40 s.
+const SILENT: Duration = Duration::from_secs(60);
+const NOTICED: Duration = Duration::from_secs(55);
 
 /// Calls, names and pods outlive the cloud, and the agent's death meanwhile.
 pub(crate) fn cloud_gone(world: &mut World) -> Result<()> {
@@ -57,6 +60,49 @@ fn killed_agent(world: &mut World) -> Result<()> {
         ensure!(containers(world, host)? == before, "containers on {host} changed when the agent returned");
     }
     Ok(())
+}
+
+/// A node that was silent for longer than its Lease is Ready again soon, and its pods stay as they were.
+pub(crate) fn silent_node_returns(world: &mut World) -> Result<()> {
+    world.expect_orders()?;
+    let before = containers(world, "edge-b")?;
+    ensure!(!before.is_empty(), "no container runs on edge-b");
+    world.inject_for_good(&signal("edge-b", "edgecore", Signal::SIGKILL))?;
+    world.afterwards(World::bring_up);
+    let killed = Instant::now();
+    eventually(NOTICED, || {
+        ensure!(ready(world)? == "Unknown", "kubectl: a node that is silent is not NotReady");
+        ensure!(!has_session(world)?, "meshctl: a node that is silent is connected");
+        Ok(())
+    })?;
+    thread::sleep(SILENT.saturating_sub(killed.elapsed()));
+    world.start_edge("edge-b")?;
+    eventually(AGREEMENT, || {
+        ensure!(ready(world)? == "True", "edge-b is back and not Ready");
+        let taints = world.kubectl("get node edge-b -o jsonpath={.spec.taints[*].key}")?;
+        ensure!(taints.trim().is_empty(), "edge-b is back and has taints: {taints}");
+        ensure!(has_session(world)?, "meshctl: edge-b is back and not connected");
+        world.expect_orders()
+    })?;
+    ensure!(containers(world, "edge-b")? == before, "the containers on edge-b changed");
+    Ok(())
+}
+
+/// The state of edge-b's condition `Ready`.
+fn ready(world: &World) -> Result<String> {
+    let path = "jsonpath={.status.conditions[?(@.type==\"Ready\")].status}";
+    Ok(world.kubectl(&format!("get node edge-b -o {path}"))?.trim().to_owned())
+}
+
+/// Whether the control says that edge-b is connected.
+fn has_session(world: &World) -> Result<bool> {
+    let status = world.meshctl("status")?;
+    let nodes = status.as_array().context("`meshctl status -o json` is no list")?;
+    let node = nodes.iter().find(|node| node["node"] == "edge-b");
+    let node = node.context("`meshctl status` has no edge-b")?;
+    node["session"]["connected"]
+        .as_bool()
+        .context("`meshctl status` does not say whether edge-b is connected")
 }
 
 /// Id, process and start time of every container of a host.
