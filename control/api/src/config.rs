@@ -64,8 +64,17 @@ pub fn load<T: DeserializeOwned>(sources: &Sources<'_>) -> Result<T, ConfigError
         assign(&mut document, path.split('.'), scalar(value));
         origins.push(format!("--set {path}"));
     }
-    serde_json::from_value(Value::Object(document))
-        .map_err(|error| ConfigError::Field { origins: origins.join(", "), reason: error.to_string() })
+    serde_path_to_error::deserialize(Value::Object(document))
+        .map_err(|error| ConfigError::Field { origins: origins.join(", "), reason: located(&error) })
+}
+
+/// What is wrong, behind the path of the field. An unknown field's own name stands in the reason already,
+/// and its path is the mapping that it stands in.
+fn located(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
+    if error.path().iter().len() == 0 {
+        return error.inner().to_string();
+    }
+    format!("{}: {}", error.path(), error.inner())
 }
 
 fn parse_file(name: &str, text: &str) -> Result<Map<String, Value>, ConfigError> {
@@ -171,6 +180,22 @@ mod tests {
             let error = load::<Example>(&sources(file, env.as_slice(), &[])).unwrap_err().to_string();
             assert!(error.contains("ovrelay") && error.contains("--print-config"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_is_named_by_its_path_and_file() {
+        for (file, want) in [
+            ("overlay: {port: abc}", "edge.yaml): overlay.port: invalid type: string \"abc\""),
+            ("overlay: {port: 1, relays: [a, [b]]}", "edge.yaml): overlay.relays[1]: invalid type: sequence"),
+            ("overlay: 3", "edge.yaml): overlay: invalid type: integer `3`"),
+            ("overlay: {prot: 1}", "unknown field `prot`"),
+        ] {
+            let error = load::<Example>(&sources(file, &[], &[])).unwrap_err().to_string();
+            assert!(error.contains(want), "{error}");
+        }
+        let set = ["overlay.port=70000".to_owned()];
+        let error = load::<Example>(&sources("", &[], &set)).unwrap_err().to_string();
+        assert!(error.contains("--set overlay.port): overlay.port: invalid value"), "{error}");
     }
 
     #[test]
