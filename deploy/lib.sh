@@ -13,31 +13,64 @@ fail() {
   exit 1
 }
 
+# What `step` runs now: its process group, and the file of what it wrote.
+step_group= step_log=
+
 # step WHAT COMMAND…: runs the command and says how long it took; what it wrote is shown only if it fails.
 # A function of the script runs in a fresh copy of the script (`__step`): bash would otherwise not stop at the
-# first command of it that fails, since the caller looks at the result.
+# first command of it that fails, since the caller looks at the result. It has a process group of its own
+# (`set -m`), so that an interruption can end whatever it started (interrupted).
 step() {
-  local what=$1 started=$SECONDS log process
+  local what=$1 started=$SECONDS failed=0
   shift
   declare -F "$1" >/dev/null && set -- "$BASH" "$0" __step "$@"
-  log=$(mktemp "${TMPDIR:-/tmp}/edgeloom-step.XXXXXX")
-  "$@" >"$log" 2>&1 </dev/null &
-  process=$!
-  while [ -t 1 ] && kill -0 $process 2>/dev/null; do
+  step_log=$(mktemp "${TMPDIR:-/tmp}/edgeloom-step.XXXXXX")
+  set -m
+  "$@" >"$step_log" 2>&1 </dev/null &
+  step_group=$!
+  set +m
+  while [ -t 1 ] && kill -0 "$step_group" 2>/dev/null; do
     printf '\r  %-62s%4d s' "$what" $((SECONDS - started))
     sleep 0.2
   done
   [ ! -t 1 ] || printf '\r'
-  if wait $process; then
+  wait "$step_group" || failed=1
+  step_group=
+  if [ $failed -eq 0 ]; then
     printf '  %-62s%4d s\n' "$what" $((SECONDS - started))
-    rm -f "$log"
-    return 0
+  else
+    printf '  %-62s failed after %d s\n\n' "$what" $((SECONDS - started))
+    tail -n 25 "$step_log" >&2
   fi
-  printf '  %-62s failed after %d s\n\n' "$what" $((SECONDS - started))
-  tail -n 25 "$log" >&2
-  rm -f "$log"
-  return 1
+  rm -f "$step_log"
+  step_log=
+  return $failed
 }
+
+# What the script's user can do after an interruption; a script sets its own.
+after_interruption="run it again: it goes on from what is there"
+
+# interrupted SIGNAL: ends the running step with all that it started, says what to do next, and dies of the
+# signal, as who waits for the script should see.
+interrupted() {
+  trap - INT TERM HUP EXIT
+  if [ -n "$step_group" ]; then
+    kill -TERM -- "-$step_group" 2>/dev/null || true
+    wait "$step_group" 2>/dev/null || true
+  fi
+  [ -z "$step_log" ] || rm -f "$step_log"
+  printf '\ninterrupted; %s\n' "$after_interruption" >&2
+  kill -s "$1" $$
+}
+
+# leaving: an end by other means than these leaves no file either.
+leaving() { [ -z "$step_log" ] || rm -f "$step_log"; }
+
+for signal in INT TERM HUP; do
+  # shellcheck disable=SC2064 # the signal's name is meant as it is now
+  trap "interrupted $signal" "$signal"
+done
+trap leaving EXIT
 
 # The user who called sudo; a build as root would leave files in target/ that they cannot write.
 as_user() {
