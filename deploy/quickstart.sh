@@ -28,7 +28,10 @@ packages=(edgeloom-lab responder edgeloom-control edgecore meshctl)
 lab() { "$bin/lab" --root "$root" --name "$name" "$@"; }
 kubectl() { command kubectl --kubeconfig "$admin_conf" "$@"; }
 meshctl() { MESHCTL_CONTROL=$(lab address cloud) "$bin/meshctl" --kubeconfig "$admin_conf" "$@"; }
+after_interruption="run it again: it goes on from what is there; or take it down: sudo $0 down"
 site_of() { printf 'site-%s' "${1#edge-}"; }
+
+usage() { sed -n '2,15s/^# \{0,1\}//p' "$0"; }
 
 need_root() {
   [ "$(id -u)" -eq 0 ] || fail "this needs root (network namespaces, mounts, cgroups)" "run: sudo $0 ${1:-up}"
@@ -42,6 +45,13 @@ check_place() {
   esac
 }
 
+# Before anything is built or brought up.
+check_control_plane() {
+  [ -n "${CONTROL_PLANE:-}" ] || return 0
+  [ -f "$CONTROL_PLANE" ] && [ -r "$CONTROL_PLANE" ] \
+    || fail "CONTROL_PLANE=$CONTROL_PLANE: there is no such file to read" "give the path of a kubeconfig of your cluster"
+}
+
 install_missing() {
   # shellcheck disable=SC2046 # one word a package
   install_packages $(build_packages) $(lab_packages)
@@ -50,8 +60,12 @@ install_missing() {
 }
 
 bring_lab_up() {
-  local arguments=()
-  [ -z "${NAT:-}" ] || arguments=(--nat "$NAT")
+  local arguments=() kinds
+  if [ -n "${NAT:-}" ]; then
+    arguments=(--nat "$NAT")
+  elif kinds=$(lab status 2>/dev/null | grep -oE '"nat-[a-z]+": "[a-z-]+"') && grep -qv '"eim-apdf-kept"' <<<"$kinds"; then
+    say "  without NAT= both NATs become port-restricted again"
+  fi
   step "cloud host, two sites, two NATs" lab up "${arguments[@]}" || fail "the lab did not come up"
   chmod 755 "$root" "$state"
   mkdir -p "$logs"
@@ -188,6 +202,7 @@ up() {
   local started=$SECONDS edge
   need_root up
   check_place
+  check_control_plane
   say "Edgeloom on this machine"
   install_missing
   build "${packages[@]}"
@@ -211,8 +226,8 @@ up() {
   say "\$ kubectl -n shop exec deployment/client -- curl -s http://orders.shop.svc.cluster.local"
   call
   say ""
-  say "\$ meshctl status"
-  meshctl status
+  say "\$ meshctl peers"
+  meshctl peers
   say ""
   say "Up after $((SECONDS - started)) s. Logs: $logs"
   next
@@ -271,10 +286,12 @@ environment() {
   local conf=$admin_conf
   need_root env
   [ -s "$admin_conf" ] || fail "it is not up" "run: sudo deploy/quickstart.sh"
-  # A private key: whoever called sudo gets a copy of their own.
-  if [ -n "${SUDO_USER:-}" ]; then
-    conf=$state/admin-$SUDO_USER.conf
-    install -m 600 -o "$SUDO_USER" "$admin_conf" "$conf"
+  # A private key: whoever called sudo gets a copy of their own. kubectl makes a lock beside the file that it
+  # changes (config set-context), so the directory is theirs too.
+  if [ -n "${SUDO_USER:-}" ] && [ "$SUDO_USER" != root ]; then
+    conf=$state/kube-$SUDO_USER/config
+    install -d -m 700 -o "$SUDO_USER" "$state/kube-$SUDO_USER"
+    [ "$conf" -nt "$admin_conf" ] || install -m 600 -o "$SUDO_USER" "$admin_conf" "$conf"
   fi
   echo "export KUBECONFIG=$conf MESHCTL_CONTROL=$(lab address cloud)"
   echo "export PATH=$bin:\$PATH"
@@ -287,5 +304,6 @@ case ${1:-up} in
   status) status ;;
   env) environment ;;
   __step) shift; "$@" ;;
-  *) sed -n '2,15s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  help | -h | --help) usage ;;
+  *) usage >&2; exit 2 ;;
 esac
