@@ -102,6 +102,8 @@ pub struct Join {
     pub credential_hours: u64,
     /// How long after its end a credential can still be renewed, in hours.
     pub grace_hours: u64,
+    /// Ranges of Services of a `kubeconfig`'s cluster that serves no ServiceCIDRs (before Kubernetes 1.33).
+    pub service_cidrs: Vec<IpNet>,
 }
 
 /// Plain HTTP for metrics and health.
@@ -162,7 +164,7 @@ impl Default for Kubelet {
 
 impl Default for Join {
     fn default() -> Self {
-        Self { credential_hours: 24 * 90, grace_hours: 24 * 30 }
+        Self { credential_hours: 24 * 90, grace_hours: 24 * 30, service_cidrs: Vec::new() }
     }
 }
 

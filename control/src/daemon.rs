@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::embedded::Embedded;
 use crate::forward::Forwarder;
 use crate::hub::Hub;
-use crate::join::{Holder, Issuer, JoinConfig, JoinService, Tokens, authority};
+use crate::join::{Holder, Issuer, JoinConfig, JoinService, ServiceRanges, Tokens, authority};
 use crate::kubelet::{Kubelets, bind};
 use crate::serving::{Serving, Source};
 use crate::{cluster, https, member, nodes, removal};
@@ -183,8 +183,11 @@ fn join_service(
         addresses: contacts,
     };
     let relays = if config.overlay.relay { vec![contact.clone()] } else { Vec::new() };
-    let service_cidrs = config.embedded.service_cidrs.clone();
-    let join = JoinConfig { issuer, own, control: contact, relays, service_cidrs };
+    let services = match config.kubeconfig {
+        Some(_) => ServiceRanges::Cluster(config.join.service_cidrs.clone()),
+        None => ServiceRanges::Own(config.embedded.service_cidrs.clone()),
+    };
+    let join = JoinConfig { issuer, own, control: contact, relays, services };
     Ok(JoinService::new(client.clone(), join, tokens, registry)?)
 }
 

@@ -92,6 +92,7 @@ fn cluster_role() -> Value {
         rule(&["coordination.k8s.io"], &["leases"], &["get", "create", "patch", "update"]),
         rule(&[""], &["serviceaccounts/token"], &["create"]),
         // Joining.
+        rule(&["networking.k8s.io"], &["servicecidrs"], &["list"]),
         rule(&[""], &["nodes"], &["get", "list", "watch", "create", "patch", "update", "delete"]),
         rule(
             &["edgeloom.io"],

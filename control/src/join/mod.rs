@@ -9,10 +9,12 @@ pub mod authority;
 mod issue;
 mod nodes;
 mod overlap;
+mod ranges;
 mod registration;
 mod service;
 mod tokens;
 
 pub use issue::{Holder, Issuer};
+pub use ranges::ServiceRanges;
 pub use service::{JoinConfig, JoinService, StartError};
 pub use tokens::{TokenStoreError, Tokens};

@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 use super::issue::{Holder, Issuer};
 use super::nodes::{NodeRefusal, Nodes, Standing};
 use super::overlap;
+use super::ranges::ServiceRanges;
 use super::tokens::{TokenRefusal, Tokens};
 
 /// Largest message of a joiner: a few names and the routes of a host.
@@ -46,7 +47,7 @@ pub struct JoinConfig {
     /// The relays that nodes register with.
     pub relays: Vec<Contact>,
     /// Ranges of Services, which no route of a host may overlap.
-    pub service_cidrs: Vec<ipnet::IpNet>,
+    pub services: ServiceRanges,
 }
 
 /// Admits nodes.
@@ -57,6 +58,7 @@ pub struct JoinService {
 
 struct Inner {
     config: JoinConfig,
+    client: kube::Client,
     nodes: Nodes,
     tokens: Tokens,
     trust: Trust,
@@ -142,7 +144,8 @@ impl JoinService {
         )?;
         registry.register(Box::new(joined.clone()))?;
         let inner = Inner {
-            nodes: Nodes::new(client),
+            nodes: Nodes::new(client.clone()),
+            client,
             tokens,
             trust: config.issuer.trust()?,
             own: Mutex::new(config.issuer.issue(&config.own)?),
@@ -269,8 +272,12 @@ impl Inner {
 
     async fn admit(&self, from: &Joiner, request: &JoinRequest) -> Result<JoinResponse, Refused> {
         let node = NodeName::new(request.node.as_str()).map_err(|error| Refused::Name(error.to_string()))?;
-        if let Some((range, route)) = overlap::first(&self.config.service_cidrs, &request.routes) {
-            return Err(Refused::Overlap { range, route });
+        // A renewal names no routes.
+        if !request.routes.is_empty() {
+            let services = self.config.services.now(&self.client).await.map_err(NodeRefusal::from)?;
+            if let Some((range, route)) = overlap::first(&services, &request.routes) {
+                return Err(Refused::Overlap { range, route });
+            }
         }
         if let Some(holder) =
             from.holder.as_ref().filter(|holder| request.secret.is_empty() && holder.node == node)

@@ -151,7 +151,9 @@ impl Api {
             return answer(200, &object);
         }
         let name = path.rsplit('/').next().unwrap_or_default();
-        if !COLLECTIONS.contains(&name) {
+        // A cluster that serves ServiceCIDRs has one.
+        let served = COLLECTIONS.contains(&name) || (name == "servicecidrs" && !self.list(path).is_empty());
+        if !served {
             return refuse(404, &format!("{path} not found"));
         }
         let state = self.0.state.lock().unwrap();

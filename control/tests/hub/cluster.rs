@@ -8,7 +8,7 @@ use edgeloom_api::join::Contact;
 use edgeloom_client::Membership;
 use edgeloom_control::hub::Hub;
 use edgeloom_control::join::authority::{ClusterCa, load_or_create};
-use edgeloom_control::join::{Holder, Issuer, JoinConfig, JoinService, Tokens};
+use edgeloom_control::join::{Holder, Issuer, JoinConfig, JoinService, ServiceRanges, Tokens};
 use edgeloom_tunnel::identity::{Identity, Presented, Role, SignedCredential, Verified};
 use prometheus::Registry;
 use serde_json::{Value, json};
@@ -49,7 +49,7 @@ pub async fn control(client: kube::Client, address: std::net::SocketAddr) -> Con
         own,
         control: contact.clone(),
         relays: vec![contact],
-        service_cidrs: Vec::new(),
+        services: ServiceRanges::Cluster(vec!["172.31.0.0/16".parse().unwrap()]),
     };
     let join = JoinService::new(client.clone(), config, tokens.clone(), &Registry::new()).unwrap();
     let hub = Hub::start(client, join.clone(), None, &Registry::new()).unwrap();

@@ -5,11 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use edgeloom_api::admin::TokenRequest;
+use edgeloom_api::join::JoinRequest;
 use edgeloom_api::kind::SERVICE;
+use edgeloom_api::token::JoinToken;
 use edgeloom_client::{
     JoinConfig, JoinError, Membership, Metastore, Outbox, Session, TunnelOverlay, Write, join,
 };
 use edgeloom_model::NodeName;
+use edgeloom_tunnel::identity::Identity;
+use edgeloom_tunnel::join::{Proof, request as request_join};
 use edgeloom_tunnel::{Accepted, Alpn, Carriers, Config, Incoming, Tunnel};
 use prometheus::Registry;
 use serde_json::json;
@@ -272,6 +276,44 @@ async fn one_source_has_a_share_of_the_joins_and_the_next_is_told_to_come_again(
         joined.unwrap().unwrap();
     }
     join(&late).await.unwrap();
+    tunnel.shutdown(Duration::ZERO).await;
+    control.hub.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn routes_are_held_against_the_clusters_own_range_of_services() {
+    let api = Api::new();
+    let (control, address, tunnel) = start(api.client()).await;
+    let token = token(&control, 3).await;
+    let at = |route: &str, node: &str| {
+        let identity = Arc::new(Identity::generate().unwrap());
+        let token: JoinToken = token.parse().unwrap();
+        let request = JoinRequest {
+            secret: token.secret().to_owned(),
+            node: node.to_owned(),
+            hostname: node.to_owned(),
+            os: "linux".to_owned(),
+            arch: "amd64".to_owned(),
+            release: "test".to_owned(),
+            routes: vec![route.parse().unwrap()],
+        };
+        async move {
+            let (proof, carriers) = (Proof::Token(&token), Carriers::default());
+            let joined = request_join(&identity, proof, &[address], &carriers, &request).await;
+            joined.map(drop).map_err(|error| error.to_string())
+        }
+    };
+    // The API serves no ServiceCIDRs: what is configured counts.
+    let refused = at("172.31.5.0/24", "edge-1").await.unwrap_err();
+    assert!(refused.contains("172.31.0.0/16"), "{refused}");
+    let cidr = json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+        "metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.43.0.0/16", "fd00:43::/112"]}});
+    api.put("/apis/networking.k8s.io/v1/servicecidrs/kubernetes", cidr);
+    let refused = at("10.43.7.0/24", "edge-1").await.unwrap_err();
+    assert!(refused.contains("10.43.0.0/16") && refused.contains("10.43.7.0/24"), "{refused}");
+    // The default range of other clusters is nothing to this one, nor what was configured.
+    at("10.96.0.0/16", "edge-1").await.unwrap();
+    at("172.31.5.0/24", "edge-2").await.unwrap();
     tunnel.shutdown(Duration::ZERO).await;
     control.hub.shutdown().await;
 }
