@@ -14,11 +14,13 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/../deploy/lib.sh"
 
 checks=1
+list=0
 arguments=()
 while [ $# -gt 0 ]; do
   case $1 in
     --only) [ $# -gt 1 ] || fail "--only wants a name"; checks=0; arguments+=(--only "$2"); shift ;;
-    --sabotage | --list) checks=0; arguments+=("$1") ;;
+    --sabotage) checks=0; arguments+=("$1") ;;
+    --list) checks=0; list=1; arguments+=("$1") ;;
     --keep) arguments+=("$1") ;;
     *) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
   esac
@@ -26,6 +28,11 @@ while [ $# -gt 0 ]; do
 done
 
 cd "$repo"
+if [ $list -eq 1 ]; then
+  find_cargo
+  build edgeloom-scenarios >&2
+  exec "$bin/scenarios" "${arguments[@]}"
+fi
 if [ "$(id -u)" -eq 0 ]; then
   # shellcheck disable=SC2046 # one word a package
   install_packages $(build_packages) $(lab_packages) $(test_packages)
