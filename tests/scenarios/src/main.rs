@@ -55,6 +55,15 @@ fn main() -> ExitCode {
         promises.iter().for_each(|promise| println!("{:<26} {}", promise.name, promise.sentence));
         return ExitCode::SUCCESS;
     }
+    if promises.is_empty() {
+        let names: Vec<_> = registry::promises().iter().map(|promise| promise.name).collect();
+        eprintln!(
+            "scenarios: no promise is called {}; there are: {}",
+            cli.only.join(" or "),
+            names.join(", ")
+        );
+        return ExitCode::FAILURE;
+    }
     let mut report = Report::default();
     cli.also.iter().for_each(|line| report.add_check(line));
     let mut world = World::new(&cli.repository, cli.offline_seconds);

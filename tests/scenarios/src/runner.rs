@@ -96,10 +96,7 @@ pub(crate) fn sabotage(promises: &[Promise], world: &mut World, report: &mut Rep
             let name = format!("{}: {}", mechanism.name(), promise.name);
             let outcome = match missing(promise) {
                 Some(reason) => Outcome::Skipped(reason),
-                None => match timed(promise, world) {
-                    Outcome::Failed(_) => Outcome::Passed,
-                    _ => Outcome::Failed(format!("passed although {}", mechanism.sentence())),
-                },
+                None => red(tried(promise, world), mechanism.sentence()),
             };
             report.add(&name, "fails without what it rests on", outcome);
         }
@@ -111,21 +108,64 @@ fn missing(promise: &Promise) -> Option<String> {
     promise.needs.iter().copied().find_map(Need::missing)
 }
 
+/// Where a run of a promise ended.
+enum End {
+    /// The scenario itself succeeded, and all was mended.
+    Passed,
+    /// The scenario itself failed, in a world that was ready.
+    Failed(String),
+    /// The world was not ready, or could not be mended: it says nothing about the promise.
+    World(String),
+}
+
+/// How a sabotaged run fared: only a failure of the scenario itself shows that it sees what is broken.
+fn red(end: End, broken: &str) -> Outcome {
+    match end {
+        End::Failed(_) => Outcome::Passed,
+        End::Passed => Outcome::Failed(format!("passed although {broken}")),
+        End::World(why) => Outcome::Failed(format!("not tried: {why}")),
+    }
+}
+
 fn timed(promise: &Promise, world: &mut World) -> Outcome {
+    match tried(promise, world) {
+        End::Passed => Outcome::Passed,
+        End::Failed(why) | End::World(why) => Outcome::Failed(why),
+    }
+}
+
+fn tried(promise: &Promise, world: &mut World) -> End {
     println!("\n{}: {}", promise.name, promise.sentence);
     let started = Instant::now();
     let ready = if promise.needs.contains(&Need::System) { world.ready() } else { Ok(()) };
-    let result = ready.and_then(|()| (promise.scenario)(world));
+    let result = ready.map(|()| (promise.scenario)(world));
     let undone = world.undo();
     let seconds = started.elapsed().as_secs_f32();
-    match result.and(undone) {
-        Ok(()) => {
+    let (error, end): (_, fn(String) -> End) = match (result, undone) {
+        (Ok(Ok(())), Ok(())) => {
             println!("  passed in {seconds:.1} s");
-            Outcome::Passed
+            return End::Passed;
         }
-        Err(error) => {
-            println!("  FAILED after {seconds:.1} s: {error:#}");
-            Outcome::Failed(format!("{error:#}"))
+        (Ok(Err(error)), Ok(())) => (error, End::Failed),
+        (Err(error), _) | (Ok(Ok(())), Err(error)) => (error, End::World),
+        (Ok(Err(error)), Err(undone)) => (error.context(format!("{undone:#}; before that")), End::World),
+    };
+    println!("  FAILED after {seconds:.1} s: {error:#}");
+    end(format!("{error:#}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_scenario_s_own_failure_is_red() {
+        for (end, good) in [
+            (End::Failed("no answer".into()), true),
+            (End::Passed, false),
+            (End::World("the lab did not come up".into()), false),
+        ] {
+            assert_eq!(matches!(red(end, "it is broken"), Outcome::Passed), good);
         }
     }
 }
