@@ -240,6 +240,10 @@ async fn ping(
         let error = format!("count={}: expected 1 to {MAX_ECHOES}", query.count);
         return failure(StatusCode::BAD_REQUEST, &error, None);
     }
+    if node == admin.0.facts.place.node.as_str() {
+        let error = format!("{node} is the node that would send the echoes: there is no path to itself");
+        return failure(StatusCode::BAD_REQUEST, &error, Some("name another node"));
+    }
     match admin.ping(&node, query.count).await {
         Some(echoes) => Json(echoes).into_response(),
         None => unknown(&node),

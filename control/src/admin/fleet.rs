@@ -31,7 +31,11 @@ pub(super) async fn list(parts: &Parts) -> Result<Response<Body>, Response<Body>
             node: node.name_any(),
             site: node.spec.site.clone(),
             roles: node.spec.roles.iter().map(|role| role.as_str().to_owned()).collect(),
-            session: Link { connected: connected.contains(&node.name_any()), since: None },
+            // The control needs no session with itself.
+            session: Link {
+                connected: node.name_any() == crate::member::NAME || connected.contains(&node.name_any()),
+                since: None,
+            },
             revoked: node.spec.revoked,
         })
         .collect();
@@ -46,6 +50,16 @@ pub(super) async fn forward(
     path: &str,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Response<Body>> {
+    if node == crate::member::NAME {
+        let error = format!(
+            "{node} is the control itself: it has no agent that knows paths and Services or sends echoes"
+        );
+        return Err(failure(
+            StatusCode::NOT_FOUND,
+            error,
+            Some("name an edge node; `meshctl status` lists them"),
+        ));
+    }
     let known = parts.edge_nodes.get_opt(node).await.map_err(unavailable)?;
     let peer = known.and_then(|known| known.spec.peer_id.parse::<PeerId>().ok()).ok_or_else(|| {
         let error = format!("there is no node {node} in the mesh");

@@ -137,7 +137,7 @@ pub(crate) enum Token {
         #[arg(short, long)]
         quiet: bool,
     },
-    /// Lists the tokens that have not ended, without their secrets
+    /// Lists the tokens, those that are used up or over too, without their secrets
     List,
     /// Ends a token; nodes that joined with it stay
     Revoke {

@@ -63,10 +63,10 @@ fn line(node: &NodeName, echo: &Echo) -> String {
         Some(rtt) => {
             let path = match &echo.path {
                 Path::Direct { address, by } => format!("direct ({by}) {address}"),
-                Path::Relayed { relay } => format!("relayed by {relay}"),
-                Path::None => "unknown path".to_owned(),
+                Path::Relayed { relay } => format!("relay {relay}"),
+                Path::None => "an unknown path".to_owned(),
             };
-            format!("{node}: echo {} in {} by {path}", echo.sequence, show::milliseconds(rtt))
+            format!("{node}: echo {} in {}, {path}", echo.sequence, show::milliseconds(rtt))
         }
         None => {
             format!("{node}: no echo {}: {}", echo.sequence, echo.error.as_deref().unwrap_or("no answer"))

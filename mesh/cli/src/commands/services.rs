@@ -35,19 +35,20 @@ pub(crate) async fn run(
         (Source::Control(control), None) => {
             let mut nodes = fleet::nodes(&control).await?;
             nodes.retain(|node| node.session.connected && !fleet::is_control(node));
-            return from_all(fleet::ask(&control, nodes, SERVICES).await, wanted, output);
+            return from_all(fleet::ask(&control, nodes, SERVICES).await, wanted, namespace, output);
         }
     };
     services.retain(wanted);
     match output {
         Output::Json => show::json(&services),
-        Output::Table => table(services.iter().map(|service| (None, service))),
+        Output::Table => table(services.iter().map(|service| (None, service)), namespace),
     }
 }
 
 fn from_all(
     answers: Vec<fleet::Answer<Vec<Service>>>,
     wanted: impl Fn(&Service) -> bool,
+    namespace: Option<&str>,
     output: Output,
 ) -> Result<()> {
     let mut seen = Vec::new();
@@ -68,14 +69,22 @@ fn from_all(
     });
     match output {
         Output::Json => show::json(&seen),
-        Output::Table => table(seen.iter().map(|seen| (Some(seen.from.as_str()), &seen.service))),
+        Output::Table => table(seen.iter().map(|seen| (Some(seen.from.as_str()), &seen.service)), namespace),
     }
 }
 
-fn table<'a>(services: impl Iterator<Item = (Option<&'a str>, &'a Service)>) -> Result<()> {
+fn table<'a>(
+    services: impl Iterator<Item = (Option<&'a str>, &'a Service)>,
+    namespace: Option<&str>,
+) -> Result<()> {
     let mut services = services.peekable();
     let Some((from, _)) = services.peek() else {
-        show::line("No Service is known here.")?;
+        match namespace {
+            Some(namespace) => {
+                show::line(format_args!("No Service of the namespace {namespace} is known here."))?
+            }
+            None => show::line("No Service is known here.")?,
+        }
         return Ok(());
     };
     const COLUMNS: [&str; 9] =

@@ -54,9 +54,9 @@ fn created(made: &NewToken) -> Result<()> {
     let life = show::until(details.expires, show::now());
     // To the people; the token alone goes to where the output goes.
     eprintln!(
-        "Lets {who} join the site {}, {times}, within {life}. It is not shown again.\n\
+        "Lets {who} join the site {}, {times}, within {life}. It is not shown again; its id is {}.\n\
          On the node, in /etc/edgeloom/edgecore.yaml: control and token; then start edgecore.",
-        details.site
+        details.site, details.id
     );
     Ok(())
 }
