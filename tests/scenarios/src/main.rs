@@ -42,6 +42,9 @@ struct Cli {
     /// A check that was run before, for the list: NAME=passed, NAME=failed, or NAME=skipped: REASON.
     #[arg(long = "also", value_name = "NAME=RESULT")]
     also: Vec<String>,
+    /// Name of the lab; the quickstart's own has another.
+    #[arg(long, default_value = "scenarios", env = "SCENARIOS_LAB")]
+    lab: String,
     /// The repository.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))]
     repository: PathBuf,
@@ -66,7 +69,7 @@ fn main() -> ExitCode {
     }
     let mut report = Report::default();
     cli.also.iter().for_each(|line| report.add_check(line));
-    let mut world = World::new(&cli.repository, cli.offline_seconds);
+    let mut world = World::new(&cli.repository, &cli.lab, cli.offline_seconds);
     if cli.sabotage {
         runner::sabotage(&promises, &mut world, &mut report);
     } else {

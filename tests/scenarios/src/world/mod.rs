@@ -16,8 +16,6 @@ use crate::mechanism::Mechanism;
 pub(crate) use calls::ORDERS;
 pub(crate) use faults::fault;
 
-/// Name of the lab; the quickstart's own has another.
-const LAB: &str = "scenarios";
 /// Directory of labs.
 pub(crate) const ROOT: &str = "/var/lib/edgeloom-lab";
 /// What bring-up may take when everything is built.
@@ -31,6 +29,8 @@ type Undo = Box<dyn FnOnce(&mut World) -> Result<()>>;
 /// The system, and what a scenario has done to it.
 pub(crate) struct World {
     repository: PathBuf,
+    /// Name of the lab.
+    name: String,
     /// How long the cloud is gone where it is gone for long.
     pub(crate) offline_seconds: u64,
     lab: Option<Lab>,
@@ -42,9 +42,17 @@ pub(crate) struct World {
 
 impl World {
     /// Nothing is up yet.
-    pub(crate) fn new(repository: &Path, offline_seconds: u64) -> Self {
+    pub(crate) fn new(repository: &Path, name: &str, offline_seconds: u64) -> Self {
         let repository = repository.canonicalize().unwrap_or_else(|_| repository.to_owned());
-        Self { repository, offline_seconds, lab: None, broken: false, undo: Vec::new(), sabotage: None }
+        Self {
+            repository,
+            name: name.to_owned(),
+            offline_seconds,
+            lab: None,
+            broken: false,
+            undo: Vec::new(),
+            sabotage: None,
+        }
     }
 
     /// The mechanism that is broken in every scenario from now on.
@@ -69,14 +77,14 @@ impl World {
     pub(crate) fn bring_up(&mut self) -> Result<()> {
         let out = self.quickstart("up")?.output("deploy/quickstart.sh up")?;
         println!("{}", out.lines().map(|line| format!("  | {line}\n")).collect::<String>());
-        self.lab = Some(Lab::open(Path::new(ROOT), LAB)?);
+        self.lab = Some(Lab::open(Path::new(ROOT), &self.name)?);
         Ok(())
     }
 
     /// Calls the quickstart with these words.
     pub(crate) fn quickstart(&self, words: &str) -> Result<Done> {
         let mut script = Command::new(self.repository.join("deploy/quickstart.sh"));
-        command::run(script.args(words.split_whitespace()).env("LAB_NAME", LAB), "", BRING_UP)
+        command::run(script.args(words.split_whitespace()).env("LAB_NAME", &self.name), "", BRING_UP)
     }
 
     /// Starts the control alone, as the quickstart does.
@@ -98,7 +106,7 @@ impl World {
     /// Removes the lab, if there is one.
     pub(crate) fn down(&mut self) -> Result<()> {
         match self.lab.take() {
-            Some(_) => Ok(Lab::down(Path::new(ROOT), LAB)?),
+            Some(_) => Ok(Lab::down(Path::new(ROOT), &self.name)?),
             None => Ok(()),
         }
     }
@@ -128,7 +136,7 @@ impl World {
     }
 
     fn kubeconfig(&self) -> PathBuf {
-        Path::new(ROOT).join(LAB).join("admin.conf")
+        Path::new(ROOT).join(&self.name).join("admin.conf")
     }
 
     /// Mends what the scenario broke, last first, and waits until the call across sites works again.
