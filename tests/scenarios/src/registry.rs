@@ -148,7 +148,7 @@ const BAD_INPUT: &[Promise] = &[
     },
     Promise {
         name: "bad-token",
-        sentence: "a wrong, another cluster's, another node's or an expired token is refused for what it is",
+        sentence: "a wrong, another cluster's, another node's, a used or an expired token is refused for what it is",
         needs: &[System],
         rests_on: &[],
         scenario: bad_input::tokens,

@@ -60,6 +60,15 @@ fn token(world: &World, arguments: &str) -> Result<String> {
     Ok(token["token"].as_str().context("`meshctl token create -o json` has no token")?.to_owned())
 }
 
+/// The token that `edge` joined with, which was good for one node.
+fn token_of(world: &World, edge: &str) -> Result<String> {
+    let path = world.host(edge)?.path("/etc/edgeloom/edgecore.yaml")?;
+    let config = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let line = config.lines().find_map(|line| line.trim().strip_prefix("token: "));
+    let token = line.with_context(|| format!("{} has no token", path.display()))?;
+    Ok(token.trim_matches('"').to_owned())
+}
+
 /// A wrong, a used and an expired token: each refused for what it is.
 pub(crate) fn tokens(world: &mut World) -> Result<()> {
     refused(&join(world, "stranger", "nonsense")?, &["token"], "a token that is none")?;
@@ -67,8 +76,10 @@ pub(crate) fn tokens(world: &mut World) -> Result<()> {
     let (hash, secret) = good.split_once('.').context("a token has no dot")?;
     let other_ca = format!("{}.{secret}", "0".repeat(hash.len()));
     refused(&join(world, "stranger", &other_ca)?, &["CA"], "a token of another cluster")?;
-    let used = token(world, "--node nobody")?;
-    refused(&join(world, "stranger", &used)?, &["token"], "a token for another node")?;
+    let reserved = token(world, "--node nobody")?;
+    refused(&join(world, "stranger", &reserved)?, &["token"], "a token for another node")?;
+    let spent = token_of(world, "edge-a")?;
+    refused(&join(world, "stranger", &spent)?, &["token", "used"], "a token that a node has joined with")?;
     let brief = token(world, "--ttl 1s")?;
     std::thread::sleep(Duration::from_millis(1500));
     refused(&join(world, "stranger", &brief)?, &["token", "expired"], "an expired token")?;
