@@ -11,5 +11,6 @@ pub mod join;
 pub mod kind;
 pub mod message;
 pub mod names;
+pub mod overlap;
 pub mod token;
 pub mod v1alpha1;

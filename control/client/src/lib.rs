@@ -15,7 +15,7 @@ pub mod metastore;
 mod metrics;
 mod outbox;
 mod overlay;
-mod routes;
+pub mod routes;
 mod session;
 
 pub use db::StoreError;

@@ -8,7 +8,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 const OWN: [&str; 5] = ["lo", "cni", "edgeloom", "veth", "flannel"];
 
 /// Ranges that the host routes somewhere, without the default routes and what never leaves the link.
-pub(crate) fn of_host() -> Vec<IpNet> {
+pub fn of_host() -> Vec<IpNet> {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let mut routes = parse_v4(&read("/proc/net/route"));
     routes.extend(parse_v6(&read("/proc/net/ipv6_route")));

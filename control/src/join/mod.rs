@@ -8,7 +8,6 @@
 pub mod authority;
 mod issue;
 mod nodes;
-mod overlap;
 mod ranges;
 mod registration;
 mod service;

@@ -11,6 +11,7 @@ use edgeloom_api::join::{
     Contact, FromJoiner, FromServer, JoinRefused, JoinRequest, JoinResponse, Offer, RefusalReason, VERSION,
 };
 use edgeloom_api::message::MessageError;
+use edgeloom_api::overlap;
 use edgeloom_model::NodeName;
 use edgeloom_tunnel::Stream;
 use edgeloom_tunnel::frames::{self, FrameError};
@@ -21,7 +22,6 @@ use tokio::sync::Semaphore;
 
 use super::issue::{Holder, Issuer};
 use super::nodes::{NodeRefusal, Nodes, Standing};
-use super::overlap;
 use super::ranges::ServiceRanges;
 use super::tokens::{TokenRefusal, Tokens};
 

@@ -37,6 +37,12 @@ pub fn conflist(ranges: &[IpNet], data_dir: &Path, portmap: bool) -> Value {
     json!({ "cniVersion": "0.4.0", "name": "edgeloom", "plugins": plugins })
 }
 
+/// Whether the configuration stands as it is to be.
+pub fn stands(directory: &Path, conflist: &Value) -> bool {
+    let wanted = serde_json::to_vec_pretty(conflist).ok();
+    fs::read(directory.join(FILE)).ok().is_some_and(|before| Some(before) == wanted)
+}
+
 /// Writes the configuration where it differs. Returns whether it did.
 pub fn write(directory: &Path, conflist: &Value) -> io::Result<bool> {
     let path = directory.join(FILE);

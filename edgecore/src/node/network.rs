@@ -1,11 +1,13 @@
 //! Keeps the pods' network as the Node's pod ranges say: CNI configuration, forwarding, masquerade.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use edgeloom_api::kind;
+use edgeloom_api::{kind, overlap};
+use edgeloom_client::routes;
 use ipnet::IpNet;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -56,11 +58,40 @@ pub async fn run(node: Arc<Node>, settings: Settings, cancel: CancellationToken)
     }
 }
 
+/// Why pods get no network.
+#[derive(Debug, thiserror::Error)]
+enum NotMade {
+    #[error(
+        "the node's pod range {range} overlaps this host's route {route}, and pods would take traffic from it: change \
+         the route, or the cluster's pod ranges, then `edgecore reset` and join again"
+    )]
+    Overlap { range: IpNet, route: IpNet },
+    #[error("the CNI configuration was not written to {directory}: {source}")]
+    Write { directory: PathBuf, source: io::Error },
+}
+
+/// Writes the CNI configuration, unless the ranges overlap one of the host's `routes`: a cluster may give a Node
+/// its ranges after it joined, when nobody held them against the routes yet. A network that stands is kept,
+/// since a route that came later should not take it from running pods.
+fn configure(ranges: &[IpNet], routes: &[IpNet], settings: &Settings) -> Result<(), NotMade> {
+    let list = cni::conflist(ranges, &settings.data_dir, in_path("iptables"));
+    if cni::stands(&settings.conf_dir, &list) {
+        return Ok(());
+    }
+    if let Some((range, route)) = overlap::first(ranges, routes) {
+        return Err(NotMade::Overlap { range, route });
+    }
+    let written = cni::write(&settings.conf_dir, &list);
+    written.map(drop).map_err(|source| NotMade::Write { directory: settings.conf_dir.clone(), source })
+}
+
 async fn apply(ranges: &[IpNet], settings: &Settings) {
-    let portmap = in_path("iptables");
-    let list = cni::conflist(ranges, &settings.data_dir, portmap);
-    if let Err(error) = cni::write(&settings.conf_dir, &list) {
-        tracing::error!(directory = %settings.conf_dir.display(), %error, "the CNI configuration was not written; pods cannot start");
+    match configure(ranges, &routes::of_host(), settings) {
+        Ok(()) => {}
+        Err(overlap @ NotMade::Overlap { .. }) => {
+            return tracing::error!(error = %overlap, "the pods' network is not made; trying again");
+        }
+        Err(error) => tracing::error!(%error, "pods cannot start"),
     }
     forward();
     if settings.masquerade {
@@ -115,6 +146,24 @@ fn in_path(program: &str) -> bool {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn ranges_that_the_host_has_a_route_to_make_no_network() {
+        let folder = tempfile::tempdir().unwrap();
+        let conf_dir = folder.path().join("net.d");
+        let data_dir = folder.path().join("data");
+        let settings =
+            Settings { conf_dir: conf_dir.clone(), data_dir, masquerade: false, inside: Vec::new() };
+        let ranges: [IpNet; 1] = ["10.244.1.0/24".parse().unwrap()];
+        let routes: [IpNet; 2] = ["192.168.10.0/24".parse().unwrap(), "10.0.0.0/8".parse().unwrap()];
+        let error = configure(&ranges, &routes, &settings).unwrap_err().to_string();
+        assert!(error.contains("10.244.1.0/24") && error.contains("10.0.0.0/8"), "{error}");
+        assert!(!conf_dir.exists());
+        configure(&ranges, &routes[..1], &settings).unwrap();
+        assert!(conf_dir.exists());
+        // The network stands, and is kept.
+        configure(&ranges, &routes, &settings).unwrap();
+    }
 
     #[test]
     fn ranges_of_a_node() {

@@ -4,7 +4,7 @@ use ipnet::IpNet;
 
 /// The first of the cluster's ranges that overlaps one of the host's routes, with that route. A default
 /// route overlaps everything and means nothing.
-pub(super) fn first(cluster: &[IpNet], routes: &[IpNet]) -> Option<(IpNet, IpNet)> {
+pub fn first(cluster: &[IpNet], routes: &[IpNet]) -> Option<(IpNet, IpNet)> {
     let real = routes.iter().filter(|route| route.prefix_len() > 0);
     real.flat_map(|route| cluster.iter().map(move |range| (*range, *route)))
         .find(|(range, route)| range.contains(&route.network()) || route.contains(&range.network()))
