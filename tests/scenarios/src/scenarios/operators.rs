@@ -175,9 +175,9 @@ pub(crate) fn quickstart_down(world: &mut World) -> Result<()> {
     let links = command::run(Command::new("ip").args(["-o", "link"]), "", CALL)?.output("ip link")?;
     let netns = command::run(Command::new("ip").args(["netns"]), "", CALL)?.output("ip netns")?;
     for (what, text) in [("a mount", mounts), ("a link", links), ("a network namespace", netns)] {
-        ensure!(!text.contains("scenarios"), "{what} is left: {text}");
+        ensure!(!text.contains(world.name.as_str()), "{what} is left: {text}");
     }
-    let directory = std::path::Path::new("/var/lib/edgeloom-lab/scenarios");
+    let directory = std::path::Path::new(crate::world::ROOT).join(&world.name);
     ensure!(!directory.exists(), "{} is left", directory.display());
     Ok(())
 }

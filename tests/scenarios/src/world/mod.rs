@@ -30,7 +30,7 @@ type Undo = Box<dyn FnOnce(&mut World) -> Result<()>>;
 pub(crate) struct World {
     repository: PathBuf,
     /// Name of the lab.
-    name: String,
+    pub(crate) name: String,
     /// How long the cloud is gone where it is gone for long.
     pub(crate) offline_seconds: u64,
     lab: Option<Lab>,
