@@ -83,7 +83,8 @@ pub(super) async fn forward(
         Ok(Err(error)) => error,
         Err(_) => ForwardError::Silent { node: node.to_owned(), waited: limit },
     };
-    Err(failure(error.status(), error.to_string(), None))
+    // Not 504: clients ask again by themselves upon that, for longer than they wait.
+    Err(failure(StatusCode::BAD_GATEWAY, error.to_string(), None))
 }
 
 /// The control's own status.
