@@ -116,9 +116,11 @@ impl Controller {
                 let set = template::replica_set(deployment, revision, size)
                     .ok_or_else(|| Error::Object("the Deployment has no spec".to_owned()))?;
                 sets.current = Some(api.create(&PostParams::default(), &set).await?);
-                let note = format!("Scaled up replica set {} from 0 to {size}", set.name_any());
-                let about = deployment.object_ref(&());
-                self.events.normal(&about, "ScalingReplicaSet", "ScalingReplicaSet", note).await;
+                if size > 0 {
+                    let note = format!("Scaled up replica set {} from 0 to {size}", set.name_any());
+                    let about = deployment.object_ref(&());
+                    self.events.normal(&about, "ScalingReplicaSet", "ScalingReplicaSet", note).await;
+                }
             }
         }
         self.write_revision(deployment, revision).await
