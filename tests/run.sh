@@ -55,7 +55,7 @@ check() {
 if [ $checks -eq 1 ]; then
   check formatted "${cargo[@]}" fmt --all --check
   check lints "${cargo[@]}" clippy --locked --workspace --all-targets --quiet --target-dir "$target" -- -D warnings
-  check unit-tests "${cargo[@]}" test --locked --workspace --quiet --target-dir "$target"
+  check unit-tests "${cargo[@]}" test --locked --workspace --no-fail-fast --quiet --target-dir "$target"
 fi
 build edgeloom-scenarios edgeloom-lab edgeloom-fuzz edgeloom-matrix responder edgeloom-control edgecore meshctl
 exec "$bin/scenarios" --repository "$repo" "${arguments[@]}"

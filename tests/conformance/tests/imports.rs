@@ -53,8 +53,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// The workspace's own normal and build dependencies of each crate of the workspace.
-fn imports() -> BTreeMap<String, Vec<String>> {
+/// `cargo metadata` of the workspace's own packages.
+fn packages() -> Vec<Value> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let output = Command::new(cargo)
         .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
@@ -62,8 +62,17 @@ fn imports() -> BTreeMap<String, Vec<String>> {
         .output()
         .unwrap();
     let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let name = |package: &Value| package["name"].as_str().unwrap().to_owned();
-    let packages = metadata["packages"].as_array().unwrap();
+    metadata["packages"].as_array().unwrap().clone()
+}
+
+/// A package's or a dependency's name.
+fn name(package: &Value) -> String {
+    package["name"].as_str().unwrap().to_owned()
+}
+
+/// The workspace's own normal and build dependencies of each crate of the workspace.
+fn imports() -> BTreeMap<String, Vec<String>> {
+    let packages = packages();
     let own: Vec<String> = packages.iter().map(name).collect();
     packages
         .iter()
@@ -87,10 +96,14 @@ fn imports_point_one_way() {
 }
 
 #[test]
-fn nothing_but_tests_is_left_out_of_the_layers() {
-    let layered: Vec<&str> = LAYERS.iter().map(|(layer, _)| *layer).collect();
-    for (name, _) in imports().iter().filter(|(name, _)| !layered.contains(&name.as_str())) {
-        let outside = ["edgeloom-lab", "edgeloom-scenarios", "edgeloom-conformance", "responder"];
-        assert!(outside.contains(&name.as_str()), "{name} has no place among the layers");
+fn nothing_but_tests_and_examples_is_left_out_of_the_layers() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
+    for package in packages() {
+        let name = name(&package);
+        let manifest = std::path::Path::new(package["manifest_path"].as_str().unwrap());
+        let place = manifest.strip_prefix(&root).unwrap();
+        let outside = place.starts_with("tests") || place.starts_with("deploy/examples");
+        let layered = LAYERS.iter().any(|(layer, _)| *layer == name);
+        assert!(layered || outside, "{name} has no place among the layers");
     }
 }
