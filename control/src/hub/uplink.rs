@@ -129,6 +129,7 @@ fn said(error: &kube::Error) -> Option<Outcome> {
     match status.code {
         401 | 429 => None,
         403 if !in_ending_namespace(status) => Some(Outcome::Later(reason)),
+        409 if status.reason == "AlreadyExists" => Some(Outcome::Never(reason)),
         409 | 500 => Some(Outcome::Later(reason)),
         ..500 => Some(Outcome::Never(reason)),
         _ => None,
@@ -174,8 +175,9 @@ async fn do_call(client: &kube::Client, call: &Call) -> Result<(), kube::Error> 
                     let path = format!("{collection}/{name}");
                     let known = request(client, Method::GET, &path, JSON, &Value::Null).await;
                     if known.as_ref().is_ok_and(|known| !is_the_same_event(known, object)) {
-                        // An object of that name which this node has not made.
-                        return Err(kube::Error::Api(status));
+                        // An object of that name which this node has not made, and never may have.
+                        let reason = "AlreadyExists".to_owned();
+                        return Err(kube::Error::Api(Status { reason, ..*status }.boxed()));
                     }
                     gone_is_done(known.map(drop))?;
                     gone_is_done(send(client, Method::PATCH, &path, MERGE_PATCH, object).await)
