@@ -42,6 +42,9 @@ pub const CONFIG_DIR: &str = "/etc/edgeloom";
 pub const REVOKE_FINALIZER: &str = "edgeloom.io/revoke";
 /// Node label of the standard topology key: the control sets it to the node's site where it is absent.
 pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+/// The Node condition that says that the zone's label differs from the site in the node's credential.
+pub const SITE_MISMATCH_CONDITION: &str = "SiteMismatch";
 /// Node label that marks a node as Edgeloom's.
 pub const EDGE_NODE_LABEL: &str = "node-role.kubernetes.io/edge";
 /// Node annotation that holds the node's own address at its site.
