@@ -13,6 +13,8 @@ set -euo pipefail
 # shellcheck source=deploy/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../deploy/lib.sh"
 
+usage() { sed -n '2,12s/^# \{0,1\}//p' "$0"; }
+
 checks=1
 list=0
 arguments=()
@@ -22,7 +24,8 @@ while [ $# -gt 0 ]; do
     --sabotage) checks=0; arguments+=("$1") ;;
     --list) checks=0; list=1; arguments+=("$1") ;;
     --keep) arguments+=("$1") ;;
-    *) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    -h | --help) usage; exit 0 ;;
+    *) printf 'no option %s\n\n' "$1" >&2; usage >&2; exit 2 ;;
   esac
   shift
 done

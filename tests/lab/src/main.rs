@@ -1,6 +1,8 @@
 //! `lab`: hosts, NATs, links and faults on one machine.
 
+use std::fmt::Display;
 use std::fs;
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -191,6 +193,7 @@ enum FaultVerb {
 fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if reader_left(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lab: {error:#}");
             ExitCode::FAILURE
@@ -198,20 +201,29 @@ fn main() -> ExitCode {
     }
 }
 
+/// Writes a line to the standard output; its reader may leave early, as `head` does.
+fn show(line: impl Display) -> std::io::Result<()> {
+    writeln!(std::io::stdout().lock(), "{line}")
+}
+
+fn reader_left(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
 fn run(cli: Cli) -> anyhow::Result<()> {
     let open = || Lab::open(&cli.root, &cli.lab);
     match cli.command {
         Verb::Up { topology, nat, wan } => up(&cli.root, &cli.lab, topology, nat, wan)?,
         Verb::Down => Lab::down(&cli.root, &cli.lab)?,
-        Verb::Status => println!("{}", serde_json::to_string_pretty(&open()?.status())?),
-        Verb::Topology => print!("{}", serde_yaml_ng::to_string(open()?.topology())?),
-        Verb::Address { host } => println!("{}", open()?.machine_address(&host)?),
-        Verb::Path { host, path } => println!("{}", open()?.host(&host)?.path(&path)?.display()),
+        Verb::Status => show(serde_json::to_string_pretty(&open()?.status())?)?,
+        Verb::Topology => show(serde_yaml_ng::to_string(open()?.topology())?.trim_end())?,
+        Verb::Address { host } => show(open()?.machine_address(&host)?)?,
+        Verb::Path { host, path } => show(open()?.host(&host)?.path(&path)?.display())?,
         Verb::Pids { host, program } => {
-            open()?.host(&host)?.processes_named(&program).iter().for_each(|found| println!("{}", found.pid));
+            open()?.host(&host)?.processes_named(&program).iter().try_for_each(|found| show(found.pid))?;
         }
         Verb::Counters { nat } => counters(&open()?, nat)?,
-        Verb::Wan { name } => println!("{}", serde_json::to_string_pretty(&open()?.wan_counts(&name)?)?),
+        Verb::Wan { name } => show(serde_json::to_string_pretty(&open()?.wan_counts(&name)?)?)?,
         Verb::Emulate { emulation } => wan::emulate(&serde_json::from_str(&emulation)?)?,
         Verb::Exec(exec) => execute(&open()?, &exec)?,
         Verb::Containerd { host, images } => {
@@ -256,7 +268,7 @@ fn counters(lab: &Lab, nat: Option<String>) -> anyhow::Result<()> {
         .into_iter()
         .map(|name| Ok((name.clone(), lab.counters(&name)?)))
         .collect::<edgeloom_lab::Result<std::collections::BTreeMap<_, _>>>()?;
-    println!("{}", serde_json::to_string_pretty(&counters)?);
+    show(serde_json::to_string_pretty(&counters)?)?;
     Ok(())
 }
 
@@ -268,7 +280,7 @@ fn execute(lab: &Lab, exec: &Exec) -> anyhow::Result<()> {
             Some(file) => fs::write(file, format!("{pid}\n"))
                 .with_context(|| format!("cannot write {}", file.display())),
             None => {
-                println!("{pid}");
+                show(pid)?;
                 Ok(())
             }
         };
