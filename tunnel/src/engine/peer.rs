@@ -102,10 +102,10 @@ impl PeerState {
     /// What the hot path saw, at the table's clock.
     pub(super) fn flow(&self, clock: u64) -> Flow {
         let (sent, received) = self.slot.traffic.silence(clock);
+        let since = |silence: Option<u64>| Duration::from_millis(silence.unwrap_or(u64::from(u32::MAX)));
         let sending = sent.is_some_and(|silence| silence < FLOWING);
-        let unanswered = if sending { received.unwrap_or(u64::from(u32::MAX)) } else { 0 };
-        let sent = Duration::from_millis(sent.unwrap_or(u64::from(u32::MAX)));
-        Flow { sending, unanswered: Duration::from_millis(unanswered), sent }
+        let unanswered = if sending { since(received) } else { Duration::ZERO };
+        Flow { sending, unanswered, sent: since(sent), received: since(received) }
     }
 
     /// The table's form of `route`.

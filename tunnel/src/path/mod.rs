@@ -19,10 +19,15 @@ const MAX_CANDIDATES: usize = 24;
 const FLOWING: Duration = Duration::from_secs(1);
 /// Packets that flow for less than this are an exchange, over by then: it proves the path by itself.
 const EXCHANGE: Duration = Duration::from_secs(3);
+/// What goes out this soon after what came in, and last, acknowledges it (RFC 9000, section 18.2: 25 ms, and some for
+/// the timer). What wants an answer and gets none goes out again later than that (RFC 9002, section 6.2.1).
+const ACKNOWLEDGES: Duration = Duration::from_millis(40);
 /// Silence below which packets that come in speak for the path in use.
 const LIVELY: Duration = Duration::from_millis(150);
 /// Probe interval of a path that is kept: below the 30 s after which NATs forget a flow.
 const KEEP: Duration = Duration::from_secs(25);
+/// Probe interval of a path that packets of both ends keep open: it is proven before its peer counts as silent.
+const PROOF: Duration = Duration::from_secs(75);
 /// What the end that does not lead waits longer, so that one probe keeps the path for both.
 const FOLLOWER: Duration = Duration::from_secs(3);
 /// Probe interval of a path that would be used if its first round trip time were not that long.
@@ -44,7 +49,7 @@ const EXPIRY: Duration = Duration::from_secs(600);
 /// Least time between two probes that answer a probe.
 const RETURN_PROBE: Duration = Duration::from_millis(200);
 /// A path proven this recently need not be proven again when the peer probes it.
-const PROVEN: Duration = Duration::from_secs(60);
+const PROVEN: Duration = Duration::from_secs(300);
 /// A gain below this is not worth a move.
 const LEAST_GAIN: Duration = Duration::from_millis(3);
 /// By how much a direct path may be slower than a relayed one and still be taken.
@@ -80,6 +85,8 @@ pub(crate) struct Flow {
     pub(crate) unanswered: Duration,
     /// Since when none went out.
     pub(crate) sent: Duration,
+    /// Since when none came in.
+    pub(crate) received: Duration,
 }
 
 impl Flow {
@@ -386,8 +393,11 @@ impl Paths {
         }
         let active = self.active == Some(candidate.route);
         if candidate.alive(now) && candidate.answered_at().is_some() {
-            let (probed, kept) = (candidate.last_probe()?, candidate.last_contact()? + KEEP + self.lag());
-            let doubt = candidate.doubt(now, flow.unanswered_by(candidate, now));
+            let (probed, kept) =
+                (candidate.last_probe()?, self.kept(candidate, now, active.then_some(flow))?);
+            let unanswered = flow.unanswered_by(candidate, now);
+            let unanswered = if self.is_over(now, flow) { Duration::ZERO } else { unanswered };
+            let doubt = candidate.doubt(now, unanswered);
             return match (active, flow.sending) {
                 (true, true) => Some(match doubt {
                     Some(doubt) => probed + doubt,
@@ -411,6 +421,23 @@ impl Paths {
                 .is_some_and(|current| current.alive(now) && !current.worse_than(candidate, carried));
         let last = if carried { CARRIED_RETRY } else { self.last_retry };
         wanted.then(|| candidate.retry_at(FIRST_RETRY, last, LAST_RETRY_PROVEN.min(last)))
+    }
+
+    /// When a path that works is to be probed to stay open. Packets that go and come by the path in use keep it
+    /// open as well, and prove less.
+    fn kept(&self, candidate: &Candidate, now: Instant, flow: Option<Flow>) -> Option<Instant> {
+        let contact = candidate.last_contact()? + self.lag();
+        let exchanged = flow.and_then(|flow| now.checked_sub(flow.sent.max(flow.received)));
+        let open = exchanged
+            .map_or(contact + KEEP, |exchanged| (exchanged + KEEP + self.lag()).min(contact + PROOF));
+        Some(open.max(contact + KEEP))
+    }
+
+    /// Whether an exchange ended with this end's acknowledgement, which gets nothing back. In a longer flow the
+    /// other end may have stopped because its path died.
+    fn is_over(&self, now: Instant, flow: Flow) -> bool {
+        let brief = self.flows_since.is_none_or(|since| now.saturating_duration_since(since) < EXCHANGE);
+        brief && flow.unanswered.saturating_sub(flow.sent) <= ACKNOWLEDGES
     }
 
     /// Whether `candidate` would be used but for its round trip time.

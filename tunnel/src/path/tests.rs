@@ -10,8 +10,11 @@ use crate::status::DirectKind;
 
 const PUNCHED: Kind = Kind::Direct(DirectKind::Punched);
 const LAN: Kind = Kind::Direct(DirectKind::Lan);
-pub(super) const IDLE: Flow = Flow { sending: false, unanswered: Duration::ZERO, sent: Duration::ZERO };
-pub(super) const FLOWS: Flow = Flow { sending: true, unanswered: Duration::ZERO, sent: Duration::ZERO };
+const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
+pub(super) const IDLE: Flow =
+    Flow { sending: false, unanswered: Duration::ZERO, sent: NEVER, received: NEVER };
+pub(super) const FLOWS: Flow =
+    Flow { sending: true, unanswered: Duration::ZERO, sent: Duration::ZERO, received: Duration::ZERO };
 
 pub(super) fn direct(port: u16) -> RouteKey {
     RouteKey::Direct(SocketAddr::from(([192, 0, 2, 1], port)))
@@ -83,7 +86,7 @@ impl World {
 }
 
 #[test]
-fn the_silence_after_an_exchange_is_settled_by_one_probe() {
+fn the_silence_after_an_exchange_is_settled_by_one_probe_at_most() {
     let mut world = World::new(FLOWS);
     world.paths.add(world.now, direct(1), PUNCHED, Origin::Told);
     world.answer(direct(1), Some(ms(20)));
@@ -93,17 +96,18 @@ fn the_silence_after_an_exchange_is_settled_by_one_probe() {
         world.run(ms(3000));
         let before = world.probes;
         for silence in 0..2000 {
-            world.flow = Flow { sending: true, unanswered: ms(silence + sent_last), sent: ms(silence) };
+            world.flow = Flow { unanswered: ms(silence + sent_last), sent: ms(silence), ..FLOWS };
             world.run(ms(1));
         }
         world.probes - before
     };
     assert_eq!(after(0), 0, "the peer had the last word");
-    assert_eq!(after(5), 1, "an acknowledgement went out last");
+    assert_eq!(after(30), 0, "an acknowledgement went out last");
+    assert_eq!(after(50), 1, "something else did");
     // What goes out on a path that has died is in doubt as ever.
     world.answer(direct(1), None);
     let before = world.probes;
-    world.flow = Flow { sending: true, unanswered: ms(2000), sent: ms(0) };
+    world.flow = Flow { unanswered: ms(2000), ..FLOWS };
     world.run(ms(500));
     assert!(world.probes - before >= 5, "{} probes", world.probes - before);
 }
@@ -231,6 +235,31 @@ fn an_idle_path_costs_one_probe_every_25_seconds() {
 }
 
 #[test]
+fn a_beat_keeps_the_path_it_goes_by_and_a_probe_proves_it_seldom() {
+    let mut world = World::new(IDLE);
+    world.paths.add(world.now, direct(1), PUNCHED, Origin::Told);
+    world.answer(direct(1), Some(ms(20)));
+    world.run(ms(2000));
+    world.paths.set_demand(world.now, Demand::Keep);
+    world.probes = 0;
+    for _ in 0..15 {
+        // It goes out, and its acknowledgement comes in 20 ms later.
+        for since in (0..20_000).step_by(100) {
+            let unanswered = ms(since.min(2000));
+            let sending = since < 2000;
+            world.flow = Flow { sending, unanswered, sent: ms(since + 20), received: ms(since) };
+            world.run(ms(100));
+        }
+    }
+    assert!((3..=5).contains(&world.probes), "{} probes in five minutes", world.probes);
+    // What goes out and gets nothing back keeps nothing open.
+    world.probes = 0;
+    world.flow = Flow { sent: Duration::ZERO, ..IDLE };
+    world.run(Duration::from_secs(250));
+    assert!((9..=11).contains(&world.probes), "{} probes", world.probes);
+}
+
+#[test]
 fn a_path_that_worked_is_tried_for_ever_and_often_enough_for_its_hole_to_stay_open() {
     let mut world = World::new(IDLE);
     world.paths.add(world.now, direct(1), PUNCHED, Origin::Told);
@@ -326,7 +355,7 @@ proptest! {
                 5 => paths.add(now, direct(port), LAN, Origin::Configured),
                 6 => paths.urge(now),
                 _ => {
-                    let flow = Flow { sending: id % 2 == 0, unanswered: ms(wait), sent: Duration::ZERO };
+                    let flow = Flow { sending: id % 2 == 0, unanswered: ms(wait), ..FLOWS };
                     for action in paths.poll(now, flow) {
                         if let Action::Probe { id, .. } = action {
                             prop_assert!(sent.insert(id), "each probe has its own id");
