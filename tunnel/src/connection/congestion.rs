@@ -1,4 +1,4 @@
-//! Congestion control that follows the path: quinn fixes a controller per connection, so ours wraps quinn's and
+//! Congestion control that follows the path: quinn fixes a controller per connection, so ours wraps another and
 //! exchanges it when traffic moves.
 //!
 //! BBR where packets cross a WAN, for CUBIC (RFC 9438) collapses with the losses there; CUBIC where the round trip
@@ -6,18 +6,24 @@
 //! controller starts anew, and may send a few packets beyond its window at once, so that acknowledgements come and
 //! show what the dead path swallowed, instead of a time-out that has doubled with each failure.
 
+mod bbr;
+mod rate;
+
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use quinn::congestion::{BbrConfig, Controller, ControllerFactory, ControllerMetrics, CubicConfig};
+use bbr::Bbr;
+use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
 use quinn_proto::RttEstimator;
 
 use crate::config::Congestion;
 
-/// A path with a shorter round trip is treated as a LAN's.
+/// A path with a shorter round trip is treated as a LAN's, and one that was until it is as long as the other: a
+/// round trip near the border must not start the controller anew with each probe.
 const LAN_RTT: Duration = Duration::from_millis(2);
+const WAN_RTT: Duration = Duration::from_millis(4);
 /// Packets that may go beyond the window after a move.
 const PUSH: u64 = 16;
 
@@ -38,13 +44,15 @@ impl PathState {
 
     /// Traffic moved to another path.
     pub(crate) fn moved(&self, lan: bool, rtt: Option<Duration>) {
+        self.lan.store(false, Ordering::Relaxed);
         self.measured(lan, rtt);
         self.moves.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The path in use was measured.
     pub(crate) fn measured(&self, lan: bool, rtt: Option<Duration>) {
-        let near = lan || rtt.is_some_and(|rtt| rtt < LAN_RTT);
+        let border = if self.lan.load(Ordering::Relaxed) { WAN_RTT } else { LAN_RTT };
+        let near = lan || rtt.is_some_and(|rtt| rtt < border);
         if self.lan.swap(near, Ordering::Relaxed) != near {
             self.moves.fetch_add(1, Ordering::Relaxed);
         }
@@ -67,11 +75,7 @@ impl PathState {
             Congestion::Bbr => false,
             Congestion::Cubic => true,
         };
-        if cubic {
-            Arc::new(CubicConfig::default()).build(now, mtu)
-        } else {
-            Arc::new(BbrConfig::default()).build(now, mtu)
-        }
+        if cubic { Arc::new(CubicConfig::default()).build(now, mtu) } else { Box::new(Bbr::new(now, mtu)) }
     }
 }
 
@@ -175,7 +179,7 @@ impl Controller for Following {
 
 #[cfg(test)]
 mod tests {
-    use quinn::congestion::{Bbr, Cubic};
+    use quinn::congestion::Cubic;
 
     use super::*;
 
@@ -199,6 +203,20 @@ mod tests {
         path.measured(false, Some(Duration::from_micros(300)));
         controller.on_sent(Instant::now(), 1200, 3);
         assert!(controller.inner.clone_box().into_any().is::<Cubic>());
+    }
+
+    #[test]
+    fn a_round_trip_near_the_border_changes_the_algorithm_once() {
+        let path = PathState::new(Congestion::Auto);
+        path.moved(false, Some(Duration::from_micros(1_900)));
+        let before = path.moves.load(Ordering::Relaxed);
+        for micros in [2_100, 1_900, 3_000, 1_800, 2_500] {
+            path.measured(false, Some(Duration::from_micros(micros)));
+        }
+        assert_eq!(path.moves.load(Ordering::Relaxed), before);
+        path.measured(false, Some(Duration::from_micros(4_500)));
+        path.measured(false, Some(Duration::from_micros(3_000)));
+        assert_eq!(path.moves.load(Ordering::Relaxed), before + 1);
     }
 
     #[test]

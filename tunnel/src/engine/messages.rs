@@ -33,6 +33,7 @@ impl Engine {
         }
         match message {
             Message::Probe { id, epoch, in_use } => {
+                tracing::trace!(%peer, ?source, id, in_use, "probe came");
                 let observed = source.address().filter(|address| !is_carrier(address));
                 let answer = Message::Answer { id, epoch: self.epoch, observed };
                 self.send(&peer, &source, &answer);
@@ -99,6 +100,7 @@ impl Engine {
             Source::Relayed(session) => RouteKey::Relayed(session.relay.peer),
         };
         let Some(rtt) = state.paths.answered(now, route, id, epoch) else { return };
+        tracing::trace!(%peer, ?route, id, ?rtt, ?observed, "probe answered");
         state.stranger_to = false;
         state.sees_us_at = observed.or(state.sees_us_at);
         if let RouteKey::Direct(address) = route {
@@ -224,6 +226,7 @@ impl Engine {
         match action {
             Action::Probe { route, id, in_use } => {
                 let Some(source) = self.source(&peer, route) else { return };
+                tracing::trace!(%peer, ?route, id, in_use, "probe goes");
                 self.metrics.probes.inc();
                 self.send(&peer, &source, &Message::Probe { id, epoch: self.epoch, in_use });
             }
