@@ -14,7 +14,6 @@ const KNOWN: &[(&str, usize, &str, &str)] = &[
     ("apply-lists", 0, ".status.readyReplicas: real null, ours 0", "a zero that was sent is kept"),
     ("apply-refused", 4, "", "a wrong type is named as in other writes, with 400"),
     ("pods", 8, "", "what changed is not printed as a difference of Go structures"),
-    ("pods", 0, "generation", "binding and graceful deletion count otherwise"),
     (
         "deployments",
         13,

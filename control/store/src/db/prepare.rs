@@ -106,7 +106,8 @@ pub(super) fn update(
     if part == Part::Main {
         (kind.prepare)(&mut new, Some(old));
     }
-    if kind.generation && part != Part::Status && spec_changed(old, &new) {
+    // The server's own subresources count nothing: a pod that is bound is of the generation that was created.
+    if kind.generation && part == Part::Main && spec_changed(old, &new) {
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(0);
         new["metadata"]["generation"] = json!(generation + 1);
     }

@@ -71,7 +71,8 @@ fn delete(
     let grace = grace_period(kind, &stored, options);
     mark(&mut marked, grace, now);
     if is_done(&marked) {
-        let object = finish(txn, kind, stored)?;
+        // Who deletes it at once sees it as it was; who ends its grace, that none is left.
+        let object = finish(txn, kind, if is_deleting(&stored) { marked } else { stored })?;
         return Ok(Deleted { object, gone: true });
     }
     admission::on_marked(kind, &mut marked);

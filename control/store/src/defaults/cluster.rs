@@ -89,7 +89,7 @@ pub(crate) fn endpoints(endpoints: &mut Value) {
     }
 }
 
-/// The protocol and name of ports; the list of endpoints is there, even if it is empty.
+/// The protocol and name of ports; the list of endpoints and their conditions are there, even if they are empty.
 pub(crate) fn endpoint_slice(slice: &mut Value) {
     for port in items(slice, "ports").filter_map(Value::as_object_mut) {
         set(port, "protocol", "TCP");
@@ -99,6 +99,9 @@ pub(crate) fn endpoint_slice(slice: &mut Value) {
     }
     if let Some(fields) = slice.as_object_mut() {
         set(fields, "endpoints", Value::Array(Vec::new()));
+    }
+    for endpoint in items(slice, "endpoints").filter_map(Value::as_object_mut) {
+        set(endpoint, "conditions", json!({}));
     }
 }
 

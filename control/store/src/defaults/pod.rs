@@ -7,6 +7,7 @@ use super::{items, object, set};
 /// Defaults of a Pod.
 pub(crate) fn pod(pod: &mut Value) {
     spec(pod);
+    addresses(pod);
     let spec = object(pod, "spec");
     set(spec, "enableServiceLinks", true);
     // Requests follow limits in a Pod, not in a template.
@@ -14,6 +15,19 @@ pub(crate) fn pod(pod: &mut Value) {
         for container in items(&mut pod["spec"], list) {
             requests_from_limits(container);
         }
+    }
+}
+
+/// The one address and the list say the same: where they differ, the one is of an older client, and it is right.
+fn addresses(pod: &mut Value) {
+    let Some(status) = pod.get_mut("status").and_then(Value::as_object_mut) else { return };
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or("").to_owned();
+    let one = text(status.get("podIP"));
+    let first = text(status.get("podIPs").and_then(|list| list.pointer("/0/ip")));
+    if one.is_empty() && !first.is_empty() {
+        status.insert("podIP".into(), first.into());
+    } else if one != first {
+        status.insert("podIPs".into(), json!([{ "ip": one }]));
     }
 }
 

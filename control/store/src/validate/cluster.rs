@@ -1,6 +1,8 @@
 //! Namespaces, Nodes, ConfigMaps, Secrets, Leases, Events and signing requests.
 
 use serde_json::{Value, json};
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::prelude::FromDer;
 
 use super::names::{config_key, qualified_name};
 use super::{Errors, IMMUTABLE, items, refuse, text};
@@ -137,6 +139,21 @@ pub(crate) fn event(new: &Value, old: Option<&Value>, errors: &mut Errors) {
     }
 }
 
+const NO_REQUEST: &str = "PEM block type must be CERTIFICATE REQUEST";
+
+/// Why `pem` is no request for a certificate (RFC 2986).
+fn unreadable(pem: &[u8]) -> Option<&'static str> {
+    let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(pem) else { return Some(NO_REQUEST) };
+    if pem.label != "CERTIFICATE REQUEST" {
+        return Some(NO_REQUEST);
+    }
+    match X509CertificationRequest::from_der(&pem.contents) {
+        Ok(([], _)) => None,
+        Ok(_) => Some("asn1: syntax error: trailing data"),
+        Err(_) => Some("asn1: syntax error: data truncated"),
+    }
+}
+
 /// Checks a CertificateSigningRequest.
 pub(crate) fn signing_request(new: &Value, old: Option<&Value>, errors: &mut Errors) {
     use base64::Engine as _;
@@ -145,13 +162,11 @@ pub(crate) fn signing_request(new: &Value, old: Option<&Value>, errors: &mut Err
     }
     let spec = &new["spec"];
     let request = base64::engine::general_purpose::STANDARD.decode(text(spec, "request"));
-    let is_request = request.is_ok_and(|pem| {
-        let pem = x509_parser::pem::parse_x509_pem(&pem);
-        pem.is_ok_and(|(_, pem)| pem.label == "CERTIFICATE REQUEST")
-    });
-    if !is_request {
-        let detail = "PEM block type must be CERTIFICATE REQUEST";
+    if let Some(detail) = request.map_or(Some(NO_REQUEST), |pem| unreadable(&pem)) {
         errors.push(FieldError::invalid("spec.request", &spec["request"], detail));
+    }
+    if items(&spec["usages"]).next().is_none() {
+        errors.push(FieldError::required("spec.usages", ""));
     }
     let signer = text(spec, "signerName");
     if signer.is_empty() {

@@ -57,8 +57,7 @@ fn annotations(annotations: &Value, errors: &mut Errors) {
 
 fn owners(owners: &Value, errors: &mut Errors) {
     let mut controllers = 0;
-    for (index, owner) in super::items(owners).enumerate() {
-        let path = format!("metadata.ownerReferences[{index}]");
+    for owner in super::items(owners) {
         for (field, detail) in [
             ("apiVersion", "version must not be empty"),
             ("kind", "must not be empty"),
@@ -66,7 +65,11 @@ fn owners(owners: &Value, errors: &mut Errors) {
             ("uid", "must not be empty"),
         ] {
             if text(owner, field).is_empty() {
-                errors.push(FieldError::invalid(format!("{path}.{field}"), &json!(""), detail));
+                errors.push(FieldError::invalid(
+                    format!("metadata.ownerReferences.{field}"),
+                    &json!(""),
+                    detail,
+                ));
             }
         }
         controllers += usize::from(owner["controller"] == true);

@@ -156,10 +156,10 @@ pub(crate) fn endpoint_slice(new: &Value, old: Option<&Value>, errors: &mut Erro
     for (index, endpoint) in items(&new["endpoints"]).enumerate() {
         let path = format!("endpoints[{index}].addresses");
         if items(&endpoint["addresses"]).next().is_none() {
-            errors.push(FieldError::required(path.clone(), "must contain at least 1 address"));
+            errors.push(FieldError::required(path.as_str(), "must contain at least 1 address"));
         }
-        for address in items(&endpoint["addresses"]) {
-            endpoint_address(kind, address, &path, errors);
+        for (number, address) in items(&endpoint["addresses"]).enumerate() {
+            endpoint_address(kind, address, &format!("{path}[{number}]"), errors);
         }
     }
     let mut names = BTreeSet::new();
