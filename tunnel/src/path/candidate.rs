@@ -237,7 +237,7 @@ impl Candidate {
     }
 
     /// How long an answer may take.
-    fn wait(&self) -> Duration {
+    pub(crate) fn wait(&self) -> Duration {
         self.smoothed.map_or(MOST_WAIT, |(rtt, variance)| {
             (rtt + variance * 4 + LEAST_WAIT / 2).clamp(LEAST_WAIT, MOST_WAIT)
         })

@@ -396,7 +396,8 @@ impl Paths {
             let (probed, kept) =
                 (candidate.last_probe()?, self.kept(candidate, now, active.then_some(flow))?);
             let unanswered = flow.unanswered_by(candidate, now);
-            let unanswered = if self.is_over(now, flow) { Duration::ZERO } else { unanswered };
+            let settled = self.is_over(now, flow) || self.is_early(candidate, now, flow);
+            let unanswered = if settled { Duration::ZERO } else { unanswered };
             let doubt = candidate.doubt(now, unanswered);
             return match (active, flow.sending) {
                 (true, true) => Some(match doubt {
@@ -431,6 +432,12 @@ impl Paths {
         let open = exchanged
             .map_or(contact + KEEP, |exchanged| (exchanged + KEEP + self.lag()).min(contact + PROOF));
         Some(open.max(contact + KEEP))
+    }
+
+    /// Whether packets have gone out for less time than an answer takes: none is missing yet.
+    fn is_early(&self, candidate: &Candidate, now: Instant, flow: Flow) -> bool {
+        let wait = candidate.wait();
+        flow.sent < wait && self.flows_since.is_none_or(|since| now.saturating_duration_since(since) < wait)
     }
 
     /// Whether an exchange ended with this end's acknowledgement, which gets nothing back. In a longer flow the

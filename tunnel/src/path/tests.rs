@@ -243,11 +243,15 @@ fn a_beat_keeps_the_path_it_goes_by_and_a_probe_proves_it_seldom() {
     world.paths.set_demand(world.now, Demand::Keep);
     world.probes = 0;
     for _ in 0..15 {
-        // It goes out, and its acknowledgement comes in 20 ms later.
+        // It goes out, and its acknowledgement comes in 30 ms later.
+        for since in 0..30 {
+            world.flow = Flow { unanswered: ms(20_000), received: ms(20_000), sent: ms(since), ..FLOWS };
+            world.run(ms(1));
+        }
         for since in (0..20_000).step_by(100) {
             let unanswered = ms(since.min(2000));
             let sending = since < 2000;
-            world.flow = Flow { sending, unanswered, sent: ms(since + 20), received: ms(since) };
+            world.flow = Flow { sending, unanswered, sent: ms(since + 30), received: ms(since) };
             world.run(ms(100));
         }
     }
