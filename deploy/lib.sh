@@ -3,7 +3,9 @@
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 target=$repo/target
-bin=$target/debug
+# One profile serves quickstart, tests and scenarios; BUILD_PROFILE=release is for what measures.
+profile=${BUILD_PROFILE:-debug}
+bin=$target/$profile
 
 say() { printf '%s\n' "$*"; }
 fail() {
@@ -180,6 +182,7 @@ find_cargo() {
 # build PACKAGE…: in the profile that tests and quickstart share. Shows cargo's own progress.
 build() {
   local started=$SECONDS arguments=() package
+  [ "$profile" = debug ] || arguments=(--profile "$profile")
   for package in "$@"; do arguments+=(-p "$package"); done
   (cd "$repo" && as_user "${cargo[@]}" build --locked --target-dir "$target" "${arguments[@]}") \
     || fail "the build did not succeed (above is what cargo said)"

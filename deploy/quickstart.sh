@@ -9,6 +9,7 @@
 #   eval "$(sudo deploy/quickstart.sh env)"   kubectl and meshctl for it, in this shell
 #
 # NAT=symmetric makes both NATs symmetric (others: cone, restricted, port-restricted).
+# TOPOLOGY=FILE takes another arrangement of the same hosts and NATs, as `lab topology` prints it: with a WAN.
 # CONTROL_PLANE=FILE takes the cluster of that kubeconfig in place of the embedded API; the cloud host must
 # reach its API server, and the API server the cloud host (one in the cloud host itself does: bring the `lab`
 # up first, and start it with target/debug/lab --name quickstart exec cloud -- COMMAND).
@@ -31,7 +32,7 @@ meshctl() { MESHCTL_CONTROL=$(lab address cloud) "$bin/meshctl" --kubeconfig "$a
 after_interruption="run it again: it goes on from what is there; or take it down: sudo $0 down"
 site_of() { printf 'site-%s' "${1#edge-}"; }
 
-usage() { sed -n '2,15s/^# \{0,1\}//p' "$0"; }
+usage() { sed -n '2,16s/^# \{0,1\}//p' "$0"; }
 
 need_root() {
   [ "$(id -u)" -eq 0 ] || fail "this needs root (network namespaces, mounts, cgroups)" "run: sudo $0 ${1:-up}"
@@ -61,8 +62,9 @@ install_missing() {
 
 bring_lab_up() {
   local arguments=() kinds
+  [ -z "${TOPOLOGY:-}" ] || arguments=(--topology "$TOPOLOGY")
   if [ -n "${NAT:-}" ]; then
-    arguments=(--nat "$NAT")
+    arguments+=(--nat "$NAT")
   elif kinds=$(lab status 2>/dev/null | grep -oE '"nat-[a-z]+": "[a-z-]+"') && grep -qv '"eim-apdf-kept"' <<<"$kinds"; then
     say "  without NAT= both NATs become port-restricted again"
   fi
@@ -93,10 +95,12 @@ start() {
 
 # wait_for SECONDS HOST PROGRAM COMMAND…: until the command succeeds; not longer than its program lives.
 wait_for() {
-  local deadline=$((SECONDS + $1)) host=$2 program=$3
+  local deadline=$((SECONDS + $1)) host=$2 program=$3 missed=0
   shift 3
   until "$@" >/dev/null 2>&1; do
-    if [ -n "$program" ] && [ -z "$(lab pids "$host" "$program")" ]; then
+    # One that was just started may not have its name yet: missed three times in a row it has ended.
+    if [ -z "$program" ] || [ -n "$(lab pids "$host" "$program")" ]; then missed=0; else missed=$((missed + 1)); fi
+    if [ $missed -ge 3 ]; then
       echo "$program on $host has ended; the end of $logs/$host-$program.log:"
       tail -n 20 "$logs/$host-$program.log"
       return 1
