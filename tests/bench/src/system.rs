@@ -1,0 +1,279 @@
+//! The system as the quickstart brings it up, with the servers, nebula and the forwarded ports beside it.
+
+mod child;
+mod kubernetes;
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use edgeloom_lab::{Conditions, Fault, Lab, NatKind, Topology, Wan, nat};
+use tempfile::TempDir;
+
+use crate::agents;
+use crate::load::{self, Load, Over, Report};
+use crate::nebula;
+use crate::rows::{Place, Sample, Way};
+
+pub(crate) use child::Child;
+use kubernetes::Kubernetes;
+
+/// Directory of labs.
+const LABS: &str = "/var/lib/edgeloom-lab";
+/// Where the internet reaches site B, and its edge host behind the NAT.
+const SITE_B: &str = "203.0.113.22";
+const EDGE_B: &str = "192.168.10.2";
+/// Seconds that one run may take; every load ends by itself before.
+const LONGEST: &str = "240";
+/// Dials that are timed for the round trip.
+const DIALS: usize = 21;
+/// Time in which an agent settles before and after its memory is looked at.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// The system, up.
+pub(crate) struct System {
+    lab: Lab,
+    repository: PathBuf,
+    /// Certificates and configurations; the hosts see it.
+    folder: TempDir,
+    /// Where the Service and its pod answer.
+    service: SocketAddr,
+    pod: SocketAddr,
+    /// A process of the client's pod, for its network namespace.
+    client: i32,
+    /// Servers and nebula.
+    _beside: Vec<Child>,
+    name: String,
+}
+
+impl System {
+    /// Brings it up; a lab of that name that was there is removed first.
+    pub(crate) fn up(repository: &Path, name: &str, place: Place) -> Result<Self> {
+        Self::down(repository, name)?;
+        let folder = tempfile::Builder::new().prefix("edgeloom-bench").tempdir()?;
+        load::write_certificate(folder.path())?;
+        let topology = folder.path().join("topology.yaml");
+        fs::write(&topology, serde_yaml_ng::to_string(&arrangement(place))?)?;
+        let mut quickstart = script(repository, name);
+        run(quickstart.arg("up").env("TOPOLOGY", &topology), "deploy/quickstart.sh up")?;
+        let lab = Lab::open(Path::new(LABS), name)?;
+        let kubernetes = Kubernetes::of(&lab);
+        let (service, pod) = kubernetes.apply()?;
+        if place == Place::Lan {
+            without_offloads(&lab)?;
+        }
+        forward_ports(&lab)?;
+        let (server, client) = (in_pod(&lab, "edge-b", "server")?, in_pod(&lab, "edge-a", "client")?);
+        let mut beside = vec![
+            serve(lab.command("edge-b", "nsenter")?, Some(server), folder.path())?,
+            serve(lab.command("edge-b", "env")?, None, folder.path())?,
+        ];
+        if nebula::version().is_some() {
+            beside.extend(nebula::start(&lab, folder.path(), SITE_B)?);
+        }
+        let name = name.to_owned();
+        let repository = repository.to_owned();
+        let system = Self { lab, repository, folder, service, pod, client, _beside: beside, name };
+        system.settle()?;
+        Ok(system)
+    }
+
+    /// Removes a lab, whole or not.
+    pub(crate) fn down(repository: &Path, name: &str) -> Result<()> {
+        run(script(repository, name).arg("down"), "deploy/quickstart.sh down")
+    }
+
+    /// Removes it.
+    pub(crate) fn remove(self) -> Result<()> {
+        let (repository, name) = (self.repository.clone(), self.name.clone());
+        drop(self);
+        Self::down(&repository, &name)
+    }
+
+    /// Waits until the agents have found the direct path: what goes by the relay is another measurement.
+    fn settle(&self) -> Result<()> {
+        let meshctl = self.repository.join("target/release/meshctl");
+        let mut last = String::new();
+        for _ in 0..60 {
+            // A first call makes the agents look for each other.
+            let called = self.measure(Way::Service, Load::Echo { count: 1 });
+            let mut command = self.lab.command("edge-a", &meshctl.to_string_lossy())?;
+            command.args(["--socket", "/run/edgeloom/edgecore.sock", "peers", "-o", "json"]);
+            last = String::from_utf8_lossy(&command.output()?.stdout).into_owned();
+            if called.is_ok() && kubernetes::is_direct(&last, "edge-b") {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_secs(1));
+        }
+        bail!("no direct path between the two sites within a minute; meshctl peers says: {last}")
+    }
+
+    /// Gives the way from site A these conditions.
+    pub(crate) fn set_wan(&mut self, conditions: Conditions) -> Result<()> {
+        let fault = Fault::Wan { name: "nat-a".into(), wan: Wan::both(conditions) };
+        self.lab.inject(&fault)?;
+        // The tunnel measures its path every few seconds.
+        thread::sleep(SETTLE);
+        Ok(())
+    }
+
+    /// The round trip time between the two hosts, as a TCP handshake takes it.
+    pub(crate) fn round_trip(&self) -> Result<Duration> {
+        let micros = self.measure(Way::Tcp, Load::Dial { count: DIALS })?.value;
+        Ok(Duration::from_secs_f64(micros / 1e6))
+    }
+
+    /// One run of a load.
+    pub(crate) fn measure(&self, way: Way, load: Load) -> Result<Sample> {
+        if let Load::Idle { count } = load {
+            return self.measure_idle(way, load, count);
+        }
+        let carriers = self.carriers(way)?;
+        let before = agents::processor_time(&carriers)?;
+        let output = self.client(way, load)?.stderr(Stdio::inherit()).output()?;
+        ensure!(output.status.success(), "{} by {}: no result", load.words().join(" "), way.name());
+        let spent = agents::processor_time(&carriers)?.saturating_sub(before);
+        let report = serde_json::from_slice(&output.stdout)?;
+        Ok(match report {
+            Report::Bulk(received) => {
+                let gib = received.bytes as f64 / f64::from(1 << 30);
+                let cpu_per_gib = (!carriers.is_empty()).then(|| spent.as_secs_f64() / gib);
+                Sample { value: received.mbit_s, cpu_per_gib, ..Sample::default() }
+            }
+            Report::Times(times) => {
+                let spread = crate::stats::Spread::of(&times).context("no times")?;
+                Sample { value: spread.median, ..Sample::default() }
+            }
+            Report::Churn { per_second, failed } => Sample { value: per_second, failed, ..Sample::default() },
+        })
+    }
+
+    fn measure_idle(&self, way: Way, load: Load, count: usize) -> Result<Sample> {
+        let carriers = self.carriers(way)?;
+        let [a, b] = carriers[..] else { bail!("there are not two agents") };
+        let memory = || Ok::<_, anyhow::Error>([agents::anonymous_kib(a)?, agents::anonymous_kib(b)?]);
+        thread::sleep(SETTLE);
+        let before = memory()?;
+        let mut child = self.client(way, load)?.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut ready = String::new();
+        BufReader::new(child.stdout.take().context("no output")?).read_line(&mut ready)?;
+        thread::sleep(SETTLE);
+        let after = memory();
+        drop(child.stdin.take());
+        child.wait()?;
+        ensure!(ready.trim() == "ready", "the {count} connections could not be made");
+        let grown = [0, 1].map(|side| -> Result<f64> {
+            let after = after.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
+            Ok((after[side] - before[side]) / count as f64)
+        });
+        let [grown_a, grown_b] = grown;
+        Ok(Sample { value: count as f64, memory: Some([grown_a?, grown_b?]), ..Sample::default() })
+    }
+
+    /// The programs that carry what goes by a way, and are no part of it by themselves.
+    fn carriers(&self, way: Way) -> Result<Vec<i32>> {
+        let program = match way {
+            Way::Service => "edgecore",
+            Way::Nebula => "nebula",
+            Way::Tcp | Way::Tls | Way::Quic | Way::Near | Way::Pod => return Ok(Vec::new()),
+        };
+        let mut pids = Vec::new();
+        for host in ["edge-a", "edge-b"] {
+            pids.extend(self.lab.host(host)?.processes_named(program).iter().map(|process| process.pid));
+        }
+        Ok(pids)
+    }
+
+    fn client(&self, way: Way, load: Load) -> Result<Command> {
+        let public = |port: u16| format!("{SITE_B}:{port}");
+        let (host, to, over) = match way {
+            Way::Service => ("edge-a", self.service.to_string(), Over::Tcp),
+            Way::Tcp => ("edge-a", public(load::PORT), Over::Tcp),
+            Way::Tls => ("edge-a", public(load::TLS_PORT), Over::Tls),
+            Way::Quic => ("edge-a", public(load::QUIC_PORT), Over::Quic),
+            Way::Nebula => ("edge-a", format!("{}:{}", nebula::ADDRESSES[1], load::PORT), Over::Tcp),
+            Way::Near => ("edge-b", self.service.to_string(), Over::Tcp),
+            Way::Pod => ("edge-b", self.pod.to_string(), Over::Tcp),
+        };
+        let mut command = self.lab.command(host, "timeout")?;
+        command.arg(LONGEST);
+        if way == Way::Service {
+            command.args(["nsenter", "--net", "--target", &self.client.to_string()]);
+        }
+        command.arg(std::env::current_exe()?).args(["load", "--to", &to, "--over", over.name()]);
+        command.arg("--folder").arg(self.folder.path()).args(load.words());
+        Ok(command)
+    }
+}
+
+/// The quickstart's hosts, with a WAN where there is to be one.
+fn arrangement(place: Place) -> Topology {
+    let mut topology = Topology::two_sites(NatKind::default());
+    if place == Place::Wan {
+        // At one site only: what passes two of them costs twice.
+        let site_a = topology.nats.iter_mut().filter(|nat| nat.name == "nat-a");
+        site_a.for_each(|nat| nat.outside.wan = Some(Wan::default()));
+    }
+    topology
+}
+
+fn script(repository: &Path, name: &str) -> Command {
+    let mut script = Command::new(repository.join("deploy/quickstart.sh"));
+    script.env("LAB_NAME", name).env("BUILD_PROFILE", "release");
+    script
+}
+
+/// Runs a program to its end; what it says goes to standard error.
+fn run(command: &mut Command, what: &str) -> Result<()> {
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(std::io::stderr())
+        .status()
+        .with_context(|| format!("cannot run {what}"))?;
+    ensure!(status.success(), "{what} did not succeed (above is what it said)");
+    Ok(())
+}
+
+/// What the cables do for the hosts: nothing.
+fn without_offloads(lab: &Lab) -> Result<()> {
+    for host in ["edge-a", "edge-b"] {
+        let mut command = lab.command(host, "ethtool")?;
+        command.args("-K eth0 tso off gso off gro off tx-udp-segmentation off".split(' '));
+        run(&mut command, "ethtool (apt-get install ethtool)")?;
+    }
+    Ok(())
+}
+
+/// Lets the ports of the servers and of nebula through the NAT of site B.
+fn forward_ports(lab: &Lab) -> Result<()> {
+    let (tcp, tls, quic) = (load::PORT, load::TLS_PORT, load::QUIC_PORT);
+    let (wan, nebula) = (nat::WAN, nebula::PORT);
+    let rules = format!(
+        "table ip bench {{\n chain inwards {{\n type nat hook prerouting priority dstnat\n \
+         iifname {wan} tcp dport {{ {tcp}, {tls} }} dnat to {EDGE_B}\n \
+         iifname {wan} udp dport {{ {quic}, {nebula} }} dnat to {EDGE_B}\n }}\n}}\n"
+    );
+    run(lab.command("nat-b", "nft")?.arg(&rules), "nft")
+}
+
+/// A process of the pod of that role.
+fn in_pod(lab: &Lab, host: &str, role: &str) -> Result<i32> {
+    let processes = lab.host(host)?.processes();
+    let is = |pid: i32| agents::variable(pid, kubernetes::ROLE).as_deref() == Some(role);
+    let found = processes.iter().find(|process| process.in_pod && is(process.pid));
+    found.map(|process| process.pid).with_context(|| format!("no process of the {role}'s pod on {host}"))
+}
+
+/// Starts a server in a host, or in the network namespace of one of its pods.
+fn serve(mut command: Command, pod: Option<i32>, folder: &Path) -> Result<Child> {
+    if let Some(pid) = pod {
+        command.args(["--net", "--target", &pid.to_string()]);
+    }
+    command.arg(std::env::current_exe()?).args(["serve", "--folder"]).arg(folder);
+    Child::spawn_until(&mut command, "listening")
+}

@@ -1,0 +1,80 @@
+//! The Service and its pods, by kubectl.
+
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use edgeloom_lab::Lab;
+use serde_json::Value;
+
+use crate::load::PORT;
+
+/// Variable by which a pod's processes are known.
+pub(super) const ROLE: &str = "BENCH_ROLE";
+
+/// The embedded API of a lab.
+pub(super) struct Kubernetes {
+    kubeconfig: PathBuf,
+}
+
+impl Kubernetes {
+    pub(super) fn of(lab: &Lab) -> Self {
+        Self { kubeconfig: lab.directory().join("admin.conf") }
+    }
+
+    fn kubectl(&self, words: &str, input: &str) -> Result<String> {
+        let mut kubectl = Command::new("kubectl");
+        kubectl.arg("--kubeconfig").arg(&self.kubeconfig).args(words.split(' '));
+        let mut child = kubectl.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("kubectl")?;
+        child.stdin.take().context("no input")?.write_all(input.as_bytes())?;
+        let output = child.wait_with_output()?;
+        ensure!(output.status.success(), "kubectl {words} did not succeed");
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Makes the Service and the pods, and says where the Service and its pod answer.
+    pub(super) fn apply(&self) -> Result<(SocketAddr, SocketAddr)> {
+        let manifest = [service(), pod("server", "site-b"), pod("client", "site-a")].join("---\n");
+        self.kubectl("apply -f -", &manifest)?;
+        self.kubectl("-n bench wait --for=condition=Ready --timeout=90s pod/server pod/client", "")?;
+        let address = |what: &str| -> Result<SocketAddr> {
+            let text = self.kubectl(&format!("-n bench get {what}"), "")?;
+            let ip: IpAddr = text.trim().parse().with_context(|| format!("no address: {what}: {text:?}"))?;
+            Ok(SocketAddr::new(ip, PORT))
+        };
+        Ok((
+            address("service server -o jsonpath={.spec.clusterIP}")?,
+            address("pod server -o jsonpath={.status.podIP}")?,
+        ))
+    }
+}
+
+fn service() -> String {
+    format!(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {{name: bench}}\n---\n\
+         apiVersion: v1\nkind: Service\nmetadata: {{name: server, namespace: bench}}\n\
+         spec: {{selector: {{app: server}}, ports: [{{port: {PORT}, targetPort: {PORT}}}]}}\n"
+    )
+}
+
+/// A pod of the example's image, in whose network namespace client and server are started.
+fn pod(role: &str, site: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\n\
+         metadata: {{name: {role}, namespace: bench, labels: {{app: {role}}}}}\n\
+         spec:\n  nodeSelector: {{topology.kubernetes.io/zone: {site}}}\n  containers:\n  \
+         - name: {role}\n    image: edgeloom.io/examples/responder:0.1\n    \
+         imagePullPolicy: IfNotPresent\n    args: [serve]\n    \
+         env: [{{name: {ROLE}, value: {role}}}]\n"
+    )
+}
+
+/// Whether `meshctl peers -o json` says that a node is reached without a relay.
+pub(super) fn is_direct(peers: &str, node: &str) -> bool {
+    let Ok(peers) = serde_json::from_str::<Value>(peers) else { return false };
+    let list = peers.as_array().or_else(|| peers.get("peers")?.as_array());
+    let mut list = list.into_iter().flatten();
+    list.any(|peer| peer["node"] == node && peer["path"]["kind"] == "direct")
+}
