@@ -164,7 +164,7 @@ impl Engine {
         }
         let own_site = self.own_site();
         let Some(state) = self.peers.get_mut(&peer) else { return };
-        let Some(session) = state.sessions.values().next().cloned() else { return };
+        let Some(session) = state.working_session(now) else { return };
         let site = state.site().or_else(|| self.connections.verified(&peer).map(|known| known.site.clone()));
         let near = own_site.is_some() && own_site == site;
         let mut addresses: Vec<SocketAddr> = self.observed.values().copied().collect();

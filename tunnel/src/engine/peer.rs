@@ -108,6 +108,19 @@ impl PeerState {
         Flow { sending, unanswered, sent: since(sent), received: since(received) }
     }
 
+    /// A session at a relay by which the peer is reached, as far as is known: the one in use, or another whose probes
+    /// are not lost.
+    pub(super) fn working_session(&self, now: Instant) -> Option<Arc<Session>> {
+        let works = |candidate: &&Candidate| candidate.kind == Kind::Relayed && candidate.alive(now);
+        let alive = self.paths.candidates().iter().filter(works);
+        let others = alive.clone().max_by_key(|candidate| candidate.answered_at());
+        let best = self.paths.current().filter(|current| works(current)).or(others)?;
+        match best.route {
+            RouteKey::Relayed(relay) => self.sessions.get(&relay).cloned(),
+            RouteKey::Direct(_) => None,
+        }
+    }
+
     /// The table's form of `route`.
     pub(super) fn route(&self, route: RouteKey) -> Option<Route> {
         let kind = self.paths.candidates().iter().find(|candidate| candidate.route == route)?.kind;

@@ -104,7 +104,12 @@ impl Engine {
             state.paths.remove(RouteKey::Relayed(relay));
         }
         state.asked.remove(&relay);
-        state.paths.add(now, RouteKey::Relayed(relay), Kind::Relayed, Origin::Told);
+        let route = RouteKey::Relayed(relay);
+        state.paths.add(now, route, Kind::Relayed, Origin::Told);
+        if state.paths.is_dead(route) {
+            // The relay still has the session, or again.
+            state.paths.hurry(route);
+        }
         if direct && usable(&observed) {
             let kind = Kind::Direct(DirectKind::Punched);
             state.paths.add(now, RouteKey::Direct(observed), kind, Origin::Told);

@@ -25,7 +25,9 @@ const SETTLED: u32 = 4;
 const LEAST_WAIT: Duration = Duration::from_millis(60);
 const MOST_WAIT: Duration = Duration::from_secs(1);
 /// How long an answered probe speaks for a path on which packets get nothing back.
-const CONFIRMED: Duration = Duration::from_millis(400);
+const CONFIRMED: Duration = Duration::from_millis(150);
+/// Least time between the probes of a path in doubt.
+const DOUBTED: Duration = Duration::from_millis(40);
 
 /// What kind of path a candidate is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,6 +206,17 @@ impl Candidate {
         self.answers >= BELIEVED || self.used_by_peer
     }
 
+    /// Whether it worked, or a relay says that it would.
+    pub(crate) fn may_come_back(&self) -> bool {
+        self.answered_at.is_some() || self.kind == Kind::Relayed
+    }
+
+    /// Whether the peer dialled it as a carrier and uses it. Who dials knows what UDP loses on its way: the other end
+    /// goes back to UDP with it and not before, lest each draws the other after it for ever.
+    pub(crate) fn is_followed(&self) -> bool {
+        self.kind.is_carrier() && self.origin == Origin::Heard && self.used_by_peer
+    }
+
     /// The peer's traffic uses `route`.
     pub(crate) fn peer_uses(&mut self, route: RouteKey) {
         self.used_by_peer = self.route == route;
@@ -232,7 +245,7 @@ impl Candidate {
     pub(crate) fn doubt(&self, now: Instant, unanswered: Duration) -> Option<Duration> {
         let answered = self.answered_at.is_some_and(|at| now.saturating_duration_since(at) < CONFIRMED);
         let silent = unanswered > self.wait().max(LEAST_WAIT * 2) && !answered;
-        let interval = LEAST_WAIT.max(self.wait() / 4);
+        let interval = DOUBTED.max(self.wait() / 4);
         (self.lost > 0 || silent).then(|| interval * 2u32.pow(self.lost.saturating_sub(1).min(3)))
     }
 

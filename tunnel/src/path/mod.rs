@@ -39,6 +39,8 @@ const LAST_RETRY: Duration = Duration::from_secs(60);
 const LAST_RETRY_PROVEN: Duration = KEEP;
 /// Longest back-off of a relay's addresses.
 const RELAY_RETRY: Duration = Duration::from_secs(3);
+/// Longest back-off while no path works and packets wait.
+const NOTHING_RETRY: Duration = Duration::from_secs(1);
 /// Longest back-off of UDP while a carrier works.
 const CARRIED_RETRY: Duration = Duration::from_secs(30);
 /// Probe interval of UDP that answered and may take a carrier's place, and of UDP that loses too much for it.
@@ -420,7 +422,11 @@ impl Paths {
             || !self
                 .current()
                 .is_some_and(|current| current.alive(now) && !current.worse_than(candidate, carried));
-        let last = if carried { CARRIED_RETRY } else { self.last_retry };
+        let last = match self.working(now) {
+            None if self.demand == Demand::Active && candidate.may_come_back() => NOTHING_RETRY,
+            _ if carried => CARRIED_RETRY,
+            _ => self.last_retry,
+        };
         wanted.then(|| candidate.retry_at(FIRST_RETRY, last, LAST_RETRY_PROVEN.min(last)))
     }
 
@@ -537,7 +543,7 @@ impl Paths {
 fn clearly_better(best: &Candidate, current: &Candidate, carried: bool) -> bool {
     let (Some(best_rtt), answers) = (best.rtt(), best.answers()) else { return false };
     let current_rtt = current.rtt().unwrap_or(Duration::MAX);
-    if current.kind.is_carrier() && !best.is_believed() {
+    if current.kind.is_carrier() && (!best.is_believed() || current.is_followed()) {
         return false;
     }
     let (best_rank, current_rank) = (best.rank(carried), current.rank(carried));
@@ -554,3 +560,5 @@ fn clearly_better(best: &Candidate, current: &Candidate, carried: bool) -> bool 
 mod carrier_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod two_tests;

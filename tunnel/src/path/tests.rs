@@ -10,7 +10,7 @@ use crate::status::DirectKind;
 
 const PUNCHED: Kind = Kind::Direct(DirectKind::Punched);
 const LAN: Kind = Kind::Direct(DirectKind::Lan);
-const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
+pub(super) const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
 pub(super) const IDLE: Flow =
     Flow { sending: false, unanswered: Duration::ZERO, sent: NEVER, received: NEVER };
 pub(super) const FLOWS: Flow =

@@ -22,6 +22,12 @@ const MAX_BATCH: usize = 65_507;
 /// Milliseconds between two complaints about unknown sessions.
 const COMPLAINT: u64 = 50;
 
+/// By which way packets of a peer came.
+enum Way<'a> {
+    Direct(SocketAddr),
+    Relayed(&'a Arc<Session>),
+}
+
 impl Mux {
     /// Receives one batch. Returns how many of `bufs` hold packets for the raw endpoint; what is not for it is
     /// handed on or left in [`Mux::left`].
@@ -116,7 +122,7 @@ impl Mux {
     fn translate(&self, meta: &mut RecvMeta, clock: u64) {
         match self.table.by_address(&meta.addr) {
             Some(slot) => {
-                self.count(&slot, meta.len, "direct", clock);
+                self.count(&slot, meta.len, &Way::Direct(meta.addr), clock);
                 meta.addr = slot.virtual_address;
             }
             None => meta.addr = as_v6(meta.addr),
@@ -124,12 +130,15 @@ impl Mux {
         meta.dst_ip = None;
     }
 
-    fn count(&self, slot: &PeerSlot, bytes: usize, fallback: &'static str, clock: u64) {
-        slot.traffic.note_received(bytes, clock);
-        let kind = match slot.route_ref().as_deref() {
-            Some(Route::Direct { kind, .. }) if fallback == "direct" => kind.as_str(),
-            _ => fallback,
+    fn count(&self, slot: &PeerSlot, bytes: usize, way: &Way<'_>, clock: u64) {
+        let route = slot.route_ref();
+        let (by_route, kind) = match (way, route.as_deref()) {
+            (Way::Direct(from), Some(Route::Direct { to, kind })) => (from == to, kind.as_str()),
+            (Way::Direct(_), _) => (false, "direct"),
+            (Way::Relayed(session), Some(Route::Relayed(used))) => (Arc::ptr_eq(session, used), "relayed"),
+            (Way::Relayed(_), _) => (false, "relayed"),
         };
+        slot.traffic.note_received(bytes, by_route, clock);
         self.metrics.received(kind, bytes);
     }
 
@@ -176,7 +185,7 @@ impl Mux {
                         only = Some(session);
                     }
                     Class::Quic(Mark::Raw) => {
-                        self.count(&session.peer, payload.len(), "relayed", clock);
+                        self.count(&session.peer, payload.len(), &Way::Relayed(&session), clock);
                         self.leave(session.peer.virtual_address, meta.ecn, &bytes[payload]);
                     }
                     Class::Control => self.hand_over(Source::Relayed(session), &bytes[payload]),
@@ -186,8 +195,10 @@ impl Mux {
             start = stop;
         }
         let Some(session) = only else { return false };
-        relay.traffic.touch_received(clock);
-        self.count(&session.peer, end, "relayed", clock);
+        if relay.direct() == Some(meta.addr) {
+            relay.traffic.touch_received(clock);
+        }
+        self.count(&session.peer, end, &Way::Relayed(&session), clock);
         *meta = RecvMeta {
             addr: session.peer.virtual_address,
             len: end,

@@ -163,3 +163,26 @@ proptest! {
         }
     }
 }
+
+#[tokio::test]
+async fn what_comes_by_another_route_says_nothing_of_the_one_in_use() {
+    let Setup { mux, session, .. } = setup();
+    let (peer, other) = (session.peer.clone(), "192.0.2.2:20006".parse().unwrap());
+    mux.table.bind(other, &peer);
+    let relayed = |counter: u64| {
+        let mut frame = down(7, counter, &quic(1, 100));
+        let length = frame.len();
+        assert!(mux.sort(&mut frame, &mut meta(length, length), 50));
+    };
+    peer.set_route(Some(Route::Direct { to: other, kind: DirectKind::Punched }));
+    relayed(1);
+    assert_eq!((peer.traffic.silence(50).1, peer.traffic.received()), (None, 100), "the relay's is not it");
+    let mut packet = quic(1, 100);
+    mux.sort(&mut packet, &mut RecvMeta { addr: other, ..meta(100, 100) }, 60);
+    assert_eq!(peer.traffic.silence(60).1, Some(0));
+    peer.set_route(Some(Route::Relayed(session.clone())));
+    mux.sort(&mut packet, &mut RecvMeta { addr: other, ..meta(100, 100) }, 70);
+    assert_eq!(peer.traffic.silence(70).1, Some(10), "the relay's is it now");
+    relayed(2);
+    assert_eq!(peer.traffic.silence(70).1, Some(20));
+}

@@ -27,7 +27,8 @@ const VIRTUAL_PORT: u16 = crate::config::PORT;
 pub(crate) struct Traffic {
     sent: AtomicU64,
     received: AtomicU64,
-    /// Milliseconds since the clock's start of the last packets, 0 for never.
+    /// Milliseconds since the clock's start of the last packets, 0 for never. What came in by another route than
+    /// packets leave by says nothing of that one: the peer may have left it because it is dead.
     last_sent: AtomicU64,
     last_received: AtomicU64,
 }
@@ -227,9 +228,12 @@ impl Traffic {
         self.last_sent.store(clock, Ordering::Relaxed);
     }
 
-    pub(crate) fn note_received(&self, bytes: usize, clock: u64) {
+    /// Packets came in, `by_route` if they came by the route that packets to the peer leave by.
+    pub(crate) fn note_received(&self, bytes: usize, by_route: bool, clock: u64) {
         self.received.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.last_received.store(clock, Ordering::Relaxed);
+        if by_route {
+            self.last_received.store(clock, Ordering::Relaxed);
+        }
     }
 
     /// Packets for another peer went through this one, a relay: its path is in use all the same.
@@ -237,7 +241,7 @@ impl Traffic {
         self.last_sent.store(clock, Ordering::Relaxed);
     }
 
-    /// Packets of another peer came through this one.
+    /// Packets of another peer came through this one, by the route in use.
     pub(crate) fn touch_received(&self, clock: u64) {
         self.last_received.store(clock, Ordering::Relaxed);
     }
@@ -250,7 +254,7 @@ impl Traffic {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// Milliseconds since QUIC packets last went out and came in, at `clock`.
+    /// Milliseconds since QUIC packets last went out, and came in by the same route, at `clock`.
     pub(crate) fn silence(&self, clock: u64) -> (Option<u64>, Option<u64>) {
         let since = |last: &AtomicU64| match last.load(Ordering::Relaxed) {
             0 => None,
