@@ -4,7 +4,8 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::connection::quic::Settings;
 use crate::identity::Identity;
-use crate::path::Demand;
+use crate::path::{Action, Demand, Flow};
+use crate::socket::{PeerSlot, Session};
 
 /// An engine without peers, whose socket is on the loopback interface.
 fn handle() -> Handle {
@@ -52,4 +53,38 @@ async fn who_waits_keeps_a_path_in_demand() {
     handle.lock().tick(now);
     assert_eq!(handle.lock().demand(now, &peer), Demand::Active);
     waits.await.unwrap().unwrap_err();
+}
+
+#[tokio::test(start_paused = true)]
+async fn addresses_are_told_by_a_relay_that_works() {
+    let handle = handle();
+    let mut engine = handle.lock();
+    let peer = Identity::generate().unwrap().peer_id();
+    let relays = [0, 1].map(|_| Identity::generate().unwrap().peer_id());
+    let mut now = Instant::now();
+    let state = engine.ensure_peer(peer).unwrap();
+    let relay_slots = relays.map(PeerSlot::new);
+    for (relay, slot) in relays.iter().zip(&relay_slots) {
+        let session = Session::new(1, 0, &[1; 16], slot.clone(), state.slot.clone());
+        state.sessions.insert(*relay, Arc::new(session));
+        state.paths.add(now, RouteKey::Relayed(*relay), Kind::Relayed, Origin::Told);
+    }
+    // Whichever comes first in the map: each is the dead one once.
+    for (dead, alive) in [(0, 1), (1, 0)] {
+        state.paths.set_demand(now, Demand::Active);
+        for _ in 0..5 {
+            state.paths.hurry(RouteKey::Relayed(relays[dead]));
+            state.paths.hurry(RouteKey::Relayed(relays[alive]));
+            for action in state.paths.poll(now, Flow::default()) {
+                if let Action::Probe { route, id, .. } = action
+                    && route == RouteKey::Relayed(relays[alive])
+                {
+                    state.paths.answered(now, route, id, 1);
+                }
+            }
+            now += Duration::from_secs(2);
+        }
+        let session = state.working_session(now).unwrap();
+        assert_eq!(session.relay.peer, relays[alive]);
+    }
 }

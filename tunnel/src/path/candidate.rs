@@ -222,6 +222,16 @@ impl Candidate {
         self.used_by_peer = self.route == route;
     }
 
+    pub(crate) fn is_used_by_peer(&self) -> bool {
+        self.used_by_peer
+    }
+
+    /// Something speaks against it as much as lost probes do: the next that is lost is the last. It goes out at once.
+    pub(crate) fn suspect(&mut self) {
+        self.lost = self.lost.max(DEAD - 1);
+        self.urgent = true;
+    }
+
     /// The other end left it for a carrier: what it answered before says nothing now.
     pub(crate) fn mistrust(&mut self) {
         self.answers = 0;

@@ -39,8 +39,10 @@ const LAST_RETRY: Duration = Duration::from_secs(60);
 const LAST_RETRY_PROVEN: Duration = KEEP;
 /// Longest back-off of a relay's addresses.
 const RELAY_RETRY: Duration = Duration::from_secs(3);
-/// Longest back-off while no path works and packets wait.
+/// Longest back-off while no path works, of one that did: as long as packets wait, and for so long without them. A
+/// flow that was cut off sends ever more seldom, and so hardly tells that it is there.
 const NOTHING_RETRY: Duration = Duration::from_secs(1);
+const CUT_OFF: Duration = Duration::from_secs(120);
 /// Longest back-off of UDP while a carrier works.
 const CARRIED_RETRY: Duration = Duration::from_secs(30);
 /// Probe interval of UDP that answered and may take a carrier's place, and of UDP that loses too much for it.
@@ -137,6 +139,8 @@ pub(crate) struct Paths {
     demand: Demand,
     /// Since when packets flow.
     flows_since: Option<Instant>,
+    /// Since when no path works.
+    cut_off_since: Option<Instant>,
     epoch: Option<u64>,
     other_epoch: Option<(u64, Instant)>,
     next_id: u64,
@@ -154,6 +158,7 @@ impl Paths {
             active: None,
             demand: Demand::None,
             flows_since: None,
+            cut_off_since: None,
             epoch: None,
             other_epoch: None,
             next_id: first_id,
@@ -254,10 +259,25 @@ impl Paths {
             self.probe(now, route);
         }
         if in_use {
+            self.desert(route);
             self.candidates.iter_mut().for_each(|candidate| candidate.peer_uses(route));
             self.follow(now, route);
         }
         self.choose(now);
+    }
+
+    /// The peer's traffic uses `route`. If it left ours for one that is no better, ours is most likely dead: one more
+    /// lost probe proves it.
+    fn desert(&mut self, route: RouteKey) {
+        let Some(rank) = self.get(route).map(|candidate| candidate.kind.rank()) else { return };
+        let Some(current) =
+            self.active.filter(|active| *active != route).and_then(|active| self.get_mut(active))
+        else {
+            return;
+        };
+        if current.is_used_by_peer() && current.kind.rank() <= rank {
+            current.suspect();
+        }
     }
 
     /// The candidate is probed at once.
@@ -355,6 +375,8 @@ impl Paths {
         if died || self.active.is_none() {
             self.choose(now);
         }
+        let cut_off = self.working(now).is_none();
+        self.cut_off_since = cut_off.then(|| self.cut_off_since.unwrap_or(now));
         let given_up: Vec<RouteKey> = self
             .candidates
             .iter()
@@ -423,7 +445,7 @@ impl Paths {
                 .current()
                 .is_some_and(|current| current.alive(now) && !current.worse_than(candidate, carried));
         let last = match self.working(now) {
-            None if self.demand == Demand::Active && candidate.may_come_back() => NOTHING_RETRY,
+            None if candidate.may_come_back() && self.is_urgent(now) => NOTHING_RETRY,
             _ if carried => CARRIED_RETRY,
             _ => self.last_retry,
         };
@@ -451,6 +473,12 @@ impl Paths {
     fn is_over(&self, now: Instant, flow: Flow) -> bool {
         let brief = self.flows_since.is_none_or(|since| now.saturating_duration_since(since) < EXCHANGE);
         brief && flow.unanswered.saturating_sub(flow.sent) <= ACKNOWLEDGES
+    }
+
+    /// Whether a path is needed while none works.
+    fn is_urgent(&self, now: Instant) -> bool {
+        let lately = self.cut_off_since.is_some_and(|since| now.saturating_duration_since(since) < CUT_OFF);
+        lately || self.demand == Demand::Active
     }
 
     /// Whether `candidate` would be used but for its round trip time.
