@@ -172,9 +172,15 @@ impl Connections {
         paths.entry(*peer).or_insert_with(|| PathState::new(choice)).clone()
     }
 
-    /// Traffic of `peer` moved: its connections send at once, and learn by the acknowledgements what was lost.
+    /// Traffic of `peer` moved: its connections send at once.
     pub(crate) fn path_changed(&self, peer: &PeerId, lan: bool, rtt: Option<Duration>) {
         self.path_state(peer).moved(lan, rtt);
+        self.stir(peer);
+    }
+
+    /// The connections of `peer` send at once, and learn by the acknowledgements what was lost. By themselves they
+    /// wait twice as long with each packet that is (RFC 9002, section 6.2.1): as long again as an outage lasted.
+    pub(crate) fn stir(&self, peer: &PeerId) {
         let open = self.lock();
         let entries = Alpn::ALL.iter().filter_map(|alpn| open.get(&(*peer, *alpn))).flatten();
         for entry in entries {

@@ -207,7 +207,9 @@ impl Engine {
         }
         let Some(state) = self.peers.get_mut(&peer) else { return };
         if state.paths.working(now).is_some() {
-            state.unreachable_since = None;
+            if state.unreachable_since.take().is_some() {
+                self.connections.stir(&peer);
+            }
             for waiting in state.waiters.drain(..) {
                 let _ = waiting.send(state.slot.virtual_address);
             }

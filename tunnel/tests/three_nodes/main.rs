@@ -10,7 +10,8 @@ mod middlebox;
 use std::time::{Duration, Instant};
 
 use common::{Cluster, Relay, config, exchange, free_address};
-use edgeloom_tunnel::{Alpn, Config, OpenError, Path};
+use edgeloom_tunnel::{Alpn, Config, OpenError, Path, Peer};
+use middlebox::Middlebox;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_direct_paths_are_forbidden_streams_are_relayed() {
@@ -48,6 +49,33 @@ async fn a_direct_path_is_found_and_outlives_the_relay() {
     a.echo(&b, 1 << 20).await.unwrap();
     // And in the other direction, over the connection that stands.
     b.echo(&a, 1 << 20).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waited_for_the_only_path_goes_on_as_soon_as_it_is_back() {
+    let cluster = Cluster::new("test");
+    let listen = free_address();
+    let b = cluster.node("b", Config { listen, ..config(None) }).await;
+    let middlebox = Middlebox::new(listen, true).await;
+    let a = cluster.node("a", config(None)).await;
+    b.tunnel.set_peers(vec![a.as_peer()]);
+    a.tunnel.set_peers(vec![Peer { addresses: vec![middlebox.address], ..b.as_peer() }]);
+    a.echo(&b, 1000).await.unwrap();
+    let mut stream = a.tunnel.open(b.id(), Alpn::Mesh).await.unwrap();
+    stream.send.write_all(b"before").await.unwrap();
+    let mut echoed = [0; 6];
+    stream.recv.read_exact(&mut echoed).await.unwrap();
+    middlebox.pass_udp(false);
+    stream.send.write_all(b"during").await.unwrap();
+    a.until_path(&b, |path| *path == Path::None).await;
+    // As long as it takes until QUIC by itself tries only every few seconds.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    middlebox.pass_udp(true);
+    a.until_path(&b, Path::is_direct).await;
+    let back = Instant::now();
+    stream.recv.read_exact(&mut echoed).await.unwrap();
+    assert_eq!(&echoed, b"during");
+    assert!(back.elapsed() < Duration::from_millis(500), "{:?} after the path was back", back.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
