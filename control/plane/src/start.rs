@@ -224,6 +224,7 @@ impl Run {
             leases: copies.leases.store.clone(),
             events: Events::new(self.client.clone(), "node-controller"),
             heard: Mutex::default(),
+            marked: Mutex::default(),
         };
         let needs = vec![copies.nodes.complete(), copies.pods.complete(), copies.leases.complete()];
         self.spawn(lifecycle, &queues.lifecycle, needs);

@@ -209,6 +209,13 @@ const OFFLINE: &[Promise] = &[
         scenario: offline::silent_node_returns,
     },
     Promise {
+        name: "link-returns",
+        sentence: "a node whose link was down for 60 s is Ready within 10 s of its return, and so are its pods",
+        needs: &[System],
+        rests_on: &[ServerAgent],
+        scenario: offline::link_returns,
+    },
+    Promise {
         name: "cloud-gone",
         sentence: "with the cloud gone for longer than every lease, new calls and new names work, the agent killed or not",
         needs: &[System],

@@ -3,7 +3,8 @@
 //! Who is silent says [`Heard`]. What is judged of a Node is written only while it is as it was judged: one that
 //! comes back meanwhile has changed its Node or its Lease, and is judged again.
 
-use std::sync::{Arc, Mutex};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
@@ -38,6 +39,8 @@ pub(crate) struct Controller {
     pub(crate) leases: Store<Lease>,
     pub(crate) events: Events,
     pub(crate) heard: Mutex<Heard>,
+    /// By silent Node, the pods that were marked since it fell silent.
+    pub(crate) marked: Mutex<HashMap<String, HashSet<String>>>,
 }
 
 pub(crate) fn on_node(queue: Arc<Queue<Key>>) -> Hook<Node> {
@@ -81,6 +84,8 @@ impl Reconcile for Controller {
             if looking <= GRACE {
                 return Ok(Next::After(LOOK));
             }
+        } else {
+            self.marked().remove(&key.name);
         }
         let taints = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
         self.evict(&key.name, &taints, now).await?;
@@ -143,9 +148,14 @@ impl Controller {
     }
 
     /// Pods of a node that is cut off are not ready as far as anyone here knows. The node itself sets
-    /// that right when it comes back.
+    /// that right when it comes back, so each is marked once in a silence: one that is ready again was told of by
+    /// a node that is about to say that it is back.
     async fn mark_pods(&self, node: &str) -> Result<(), Error> {
         for pod in self.pods_of(node).iter().filter(|pod| pods::is_ready(pod)) {
+            let uid = pod.uid().unwrap_or_default();
+            if self.marked().get(node).is_some_and(|marked| marked.contains(&uid)) {
+                continue;
+            }
             let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
             let status = pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
             let mut conditions =
@@ -161,9 +171,16 @@ impl Controller {
                 "metadata": { "uid": pod.uid(), "resourceVersion": pod.resource_version() },
                 "status": { "conditions": conditions },
             }));
-            unless_overtaken(api.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await)?;
+            let written = api.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await;
+            if unless_overtaken(written)?.is_some() {
+                self.marked().entry(node.to_owned()).or_default().insert(uid);
+            }
         }
         Ok(())
+    }
+
+    fn marked(&self) -> MutexGuard<'_, HashMap<String, HashSet<String>>> {
+        self.marked.lock().expect("no holder of this lock panics")
     }
 
     async fn evict(
@@ -196,6 +213,7 @@ impl Controller {
             return Ok(Next::After(LOOK));
         }
         self.heard.lock().expect("no holder of this lock panics").forget(node);
+        self.marked().remove(node);
         for pod in self.pods_of(node) {
             self.delete(&pod, Some(0)).await?;
         }

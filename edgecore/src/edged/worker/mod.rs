@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::telling::{known_restarts, load_status, was_ready};
+use self::telling::{Told, known_restarts, load_status, was_ready};
 use super::backoff::Backoff;
 use super::context::Node;
 use super::events::Subject;
@@ -67,7 +67,7 @@ pub struct Worker {
     waiting: BTreeMap<String, Waiting>,
     /// The status that was written last; null for none.
     written: Value,
-    told: Option<tokio::time::Instant>,
+    told: Told,
     /// Sandboxes and volumes that failed in a row.
     failures: u32,
     /// Whether the volumes were set up by this process.
@@ -94,7 +94,7 @@ impl Worker {
             backoff: Backoff::default(),
             waiting: BTreeMap::new(),
             written,
-            told: None,
+            told: Told::default(),
             failures: 0,
             mounted: false,
             shown: 0,
@@ -166,7 +166,8 @@ impl Worker {
         self.tidy(&observed).await?;
         let again = self.carry_out(pod, &observed, plan).await?.unwrap_or(RESYNC);
         let deadline = self.left_of_deadline(pod).unwrap_or(RESYNC);
-        Ok(again.min(self.until_renewal()).min(deadline))
+        let retell = self.told.pause(tokio::time::Instant::now()).unwrap_or(RESYNC);
+        Ok(again.min(self.until_renewal()).min(deadline).min(retell))
     }
 
     fn follow_probes(&mut self, pod: &Arc<Pod>, observed: &Observed) {

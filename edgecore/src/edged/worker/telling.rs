@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
 use super::Worker;
 use crate::edged::cluster::Report;
@@ -17,8 +18,44 @@ use crate::edged::pod::Pod;
 use crate::edged::status;
 use crate::volumes::PodDirectory;
 
-/// A status that the cloud seems to have lost is told again, this often at most.
-const RETELL: Duration = Duration::from_secs(10);
+/// A status that the cloud shows otherwise is told again after this, and after twice as long each time that helps
+/// nothing: somebody may be writing over it, such as a controller for which the node is still away.
+const RETELL: Duration = Duration::from_secs(2);
+/// The longest such pause.
+const MAX_RETELL: Duration = Duration::from_secs(60);
+
+/// When a status was told, and how often in vain.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    at: Option<Instant>,
+    in_vain: u32,
+    /// When it is to be told again, where the cloud shows another.
+    again: Option<Instant>,
+}
+
+impl Told {
+    /// Whether a status that the cloud shows otherwise is to be told now. If not, it is due later.
+    fn is_due(&mut self, now: Instant) -> bool {
+        let pause = (RETELL * 2u32.saturating_pow(self.in_vain)).min(MAX_RETELL);
+        self.again = self.at.map(|at| at + pause).filter(|at| *at > now);
+        self.again.is_none()
+    }
+
+    /// The cloud shows it as it is.
+    fn agreed(&mut self) {
+        (self.in_vain, self.again) = (0, None);
+    }
+
+    fn told(&mut self, now: Instant, in_vain: bool) {
+        self.in_vain = if in_vain { self.in_vain.saturating_add(1) } else { 0 };
+        (self.at, self.again) = (Some(now), None);
+    }
+
+    /// How long to pause before the status is to be told again.
+    pub(super) fn pause(&self, now: Instant) -> Option<Duration> {
+        self.again.map(|at| at.saturating_duration_since(now))
+    }
+}
 
 impl Worker {
     /// Tells the status where it differs from what was told last, or where the cloud shows another.
@@ -30,11 +67,15 @@ impl Worker {
         failure: Option<(&str, &str)>,
     ) {
         let status = self.status(pod, observed, terminal, failure);
+        let now = Instant::now();
+        let changed = status != self.written;
         // Told again while the cloud is away, it would only wear the disk.
-        let lost = self.node.cluster.is_connected()
-            && status::differs(&pod.object["status"], &status)
-            && self.told.is_none_or(|told| told.elapsed() > RETELL);
-        if status == self.written && !lost {
+        let lost = self.node.cluster.is_connected() && status::differs(&pod.object["status"], &status);
+        if !lost {
+            self.told.agreed();
+        }
+        let due = changed || (lost && self.told.is_due(now));
+        if !due {
             return;
         }
         if let Err(error) = save_status(&self.directory, &status) {
@@ -48,7 +89,7 @@ impl Worker {
         };
         match self.node.cluster.report(report).await {
             Ok(()) => {
-                self.told = Some(tokio::time::Instant::now());
+                self.told.told(now, lost && !changed);
                 self.written = status;
             }
             // It is told again at the next look.
@@ -126,4 +167,34 @@ fn save_status(directory: &PodDirectory, status: &Value) -> io::Result<()> {
     let temporary = directory.status().with_extension("new");
     fs::write(&temporary, serde_json::to_vec(status)?)?;
     fs::rename(temporary, directory.status())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_cloud_shows_otherwise_is_told_again_and_ever_more_seldom() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut told = Told::default();
+        assert!(told.is_due(at(0)), "it was never told");
+        told.told(at(0), false);
+        let mut times = Vec::new();
+        for second in 0..200 {
+            if told.is_due(at(second)) {
+                told.told(at(second), true);
+                times.push(second);
+            } else {
+                assert!(
+                    told.pause(at(second)).is_some_and(|pause| !pause.is_zero()),
+                    "nothing wakes at {second}"
+                );
+            }
+        }
+        assert_eq!(times, [2, 6, 14, 30, 62, 122, 182]);
+        told.agreed();
+        assert_eq!(told.pause(at(200)), None);
+        assert!(told.is_due(at(200)));
+    }
 }

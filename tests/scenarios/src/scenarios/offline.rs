@@ -88,6 +88,38 @@ pub(crate) fn silent_node_returns(world: &mut World) -> Result<()> {
     Ok(())
 }
 
+/// A node whose link was down for longer than its Lease, while all daemons lived, is Ready again soon after, and
+/// so are its pods.
+pub(crate) fn link_returns(world: &mut World) -> Result<()> {
+    world.expect_orders()?;
+    let before = containers(world, "edge-b")?;
+    world.inject_for_good(&Fault::Cut { name: "edge-b".into(), silent: true })?;
+    world.afterwards(|world| world.inject_for_good(&fault::restore("edge-b")));
+    let cut = Instant::now();
+    eventually(NOTICED, || {
+        ensure!(ready(world)? == "Unknown", "kubectl: a node that is cut off is not NotReady");
+        ensure!(ready_pods(world)? == 0, "kubectl: pods of a node that is cut off are Ready");
+        Ok(())
+    })?;
+    thread::sleep(SILENT.saturating_sub(cut.elapsed()));
+    world.inject_for_good(&fault::restore("edge-b"))?;
+    eventually(AGREEMENT, || {
+        ensure!(ready(world)? == "True", "edge-b's link is back and it is not Ready");
+        let pods = ready_pods(world)?;
+        ensure!(pods == 2, "edge-b's link is back and {pods} of its 2 pods of orders are Ready");
+        world.expect_orders()
+    })?;
+    ensure!(containers(world, "edge-b")? == before, "the containers on edge-b changed");
+    Ok(())
+}
+
+/// How many pods of orders are Ready.
+fn ready_pods(world: &World) -> Result<usize> {
+    let path = "jsonpath={.items[*].status.conditions[?(@.type==\"Ready\")].status}";
+    let states = world.kubectl(&format!("-n shop get pods -l app=orders -o {path}"))?;
+    Ok(states.split_whitespace().filter(|state| *state == "True").count())
+}
+
 /// The state of edge-b's condition `Ready`.
 fn ready(world: &World) -> Result<String> {
     let path = "jsonpath={.status.conditions[?(@.type==\"Ready\")].status}";
@@ -134,7 +166,8 @@ fn lose_cloud(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// The control returns before the edges' links do; what was changed meanwhile is agreed upon soon after.
+/// The control returns before the edges' links do, by more than a Lease stands; what was changed meanwhile is agreed
+/// upon soon after.
 pub(crate) fn control_returns(world: &mut World) -> Result<()> {
     world.apply(&NEVER_ASKED.replace("never-asked", "short-lived"))?;
     lose_cloud(world)?;
@@ -145,7 +178,8 @@ pub(crate) fn control_returns(world: &mut World) -> Result<()> {
     world.kubectl("delete service short-lived")?;
     world.kubectl("-n shop delete pod -l app=client --wait=false")?;
     world.afterwards(|world| world.kubectl("-n shop scale deployment/orders --replicas=2").map(drop));
-    thread::sleep(Duration::from_secs(3));
+    thread::sleep(SILENT);
+    ensure!(ready(world)? == "Unknown", "kubectl: a node that is silent is not NotReady");
     world.inject_for_good(&fault::restore("cloud"))?;
     eventually(AGREEMENT, || agree(world))
 }
