@@ -9,7 +9,7 @@ use crate::identity::{Presented, SignedCredential};
 use crate::socket::{Inbound, Source};
 use crate::wire::frame::{Control, Hint};
 use crate::wire::message::{Hello, Message, PublicKey};
-use crate::wire::seal::{hint, peer_id};
+use crate::wire::seal::{hint, peer_id, stamp};
 
 /// Hellos of unknown peers that are looked at a second: each costs a key agreement and a signature.
 const HELLOS_PER_SECOND: f64 = 1_000.0;
@@ -65,18 +65,18 @@ impl Engine {
         let Some(state) = self.peers.get(&peer) else { return };
         let message = state.key.open(&from, nonce, sealed).and_then(|plain| Message::parse(&plain));
         match message {
-            Ok(message) => self.message(now, peer, source, message),
+            Ok(message) => self.message(now, peer, source, stamp(nonce), message),
             Err(_) => self.metrics.dropped("not authentic"),
         }
     }
 
     fn hello(&mut self, now: Instant, source: Source, from: &PublicKey, nonce: [u8; 12], sealed: &[u8]) {
         if let Some(Acquaintance { peer, message }) = self.open_hello(now, from, nonce, sealed, false) {
-            self.message(now, peer, source, message);
+            self.message(now, peer, source, stamp(nonce), message);
         }
     }
 
-    /// Opens a hello, and takes its sender in if it is unknown and its credential holds. A known one's credential is
+    /// Opens a hello, and takes its sender in if its credential holds. That of one who showed a good one before is
     /// looked at `afresh` or not at all.
     pub(super) fn open_hello(
         &mut self,
@@ -107,7 +107,7 @@ impl Engine {
         let Ok(Hello { credential, message }) = Hello::parse(&plain) else {
             return dropped("malformed");
         };
-        let known = self.peers.contains_key(&peer) && !afresh;
+        let known = !afresh && self.vouched(&peer);
         (known || self.get_acquainted(peer, credential)).then_some(Acquaintance { peer, message })
     }
 

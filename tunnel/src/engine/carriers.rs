@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use libp2p::PeerId;
 
@@ -14,6 +14,7 @@ use crate::identity::Verified;
 use crate::path::{Demand, Kind, Origin, RouteKey};
 use crate::wire::frame::Control;
 use crate::wire::message::Message;
+use crate::wire::stamp::micros;
 
 /// What the keeper of carriers is told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -133,7 +134,8 @@ impl Engine {
             credential: &credential.encode(),
             message: Message::Attach { challenge },
         };
-        Some(self.peers.get(relay)?.key.hello(hello.encode()))
+        let stamp = self.stamps.next(micros(SystemTime::now()));
+        Some(self.peers.get(relay)?.key.hello(stamp, hello.encode()))
     }
 
     /// A carrier is up. On the dialling side it is tried at once; on the other the dialling side's probe tells what it

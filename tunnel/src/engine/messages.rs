@@ -1,16 +1,20 @@
 //! What peers say, and what is said to them.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use libp2p::PeerId;
 
 use super::{Engine, PeerState};
 use crate::carrier::address::is_carrier;
+use crate::identity::Verified;
 use crate::path::{Action, Demand, Kind, Origin, RouteKey};
 use crate::socket::Source;
 use crate::status::DirectKind;
+use crate::wire::frame::Control;
 use crate::wire::message::{Hello, MAX_CANDIDATES, Message};
+use crate::wire::seal::hint;
+use crate::wire::stamp::{Novelty, micros};
 
 /// How often what needs a relay is looked at while there is no direct path.
 const RETRY: Duration = Duration::from_secs(1);
@@ -22,14 +26,27 @@ const LAST_TELL: Duration = Duration::from_secs(600);
 
 impl Engine {
     /// A message of `peer` that is authentic.
-    pub(super) fn message(&mut self, now: Instant, peer: PeerId, source: Source, message: Message) {
+    pub(super) fn message(
+        &mut self,
+        now: Instant,
+        peer: PeerId,
+        source: Source,
+        stamp: u64,
+        message: Message,
+    ) {
         if let Source::Relayed(session) = &source
             && session.peer.peer != peer
         {
             return self.metrics.dropped("not authentic");
         }
-        if !self.accepts(&peer, &source) {
+        let answers = matches!(message, Message::Answer { .. });
+        if !self.accepts(&peer, &source) || (!answers && !self.is_new(now, &peer, &source, stamp)) {
             return;
+        }
+        if message.asks() && !self.vouched(&peer) {
+            // Known by name is not enough: it is to show its credential.
+            let Some(hint) = self.peers.get(&peer).map(|state| hint(&state.public)) else { return };
+            return self.reply_raw(&source, &Control::WhoAreYou { hint }.encode());
         }
         match message {
             Message::Probe { id, epoch, in_use } => {
@@ -39,7 +56,13 @@ impl Engine {
                 self.send(&peer, &source, &answer);
                 self.heard(now, peer, &source, epoch, in_use);
             }
-            Message::Answer { id, epoch, observed } => self.answered(now, peer, &source, id, epoch, observed),
+            Message::Answer { id, epoch, observed } => {
+                if self.answered(now, peer, &source, id, epoch, observed).is_some()
+                    && let Some(state) = self.peers.get_mut(&peer)
+                {
+                    state.stamps.restart(stamp);
+                }
+            }
             Message::Candidates { addresses, answered } => {
                 self.told_of(now, peer, &addresses);
                 if !answered {
@@ -55,6 +78,31 @@ impl Engine {
             Message::Attach { .. } => self.metrics.dropped("malformed"),
         }
         self.service(now, peer);
+    }
+
+    /// Whether a frame of `peer` is none that came before. One that is late by a known way may be of a node whose clock
+    /// was set back: a probe of our own tells.
+    fn is_new(&mut self, now: Instant, peer: &PeerId, source: &Source, stamp: u64) -> bool {
+        let Some(state) = self.peers.get_mut(peer) else { return false };
+        match state.stamps.take(stamp, micros(SystemTime::now())) {
+            Novelty::New => return true,
+            Novelty::Again => {}
+            Novelty::Late => {
+                state.paths.hurry(source.route());
+                state.next_poll = Some(now);
+            }
+        }
+        self.metrics.dropped("replayed");
+        false
+    }
+
+    /// Whether `peer` showed a credential, here or in a connection, that is good now.
+    pub(super) fn vouched(&self, peer: &PeerId) -> bool {
+        let Some(trust) = self.guard.trust() else { return false };
+        let now = SystemTime::now();
+        let good = |verified: &Verified| trust.recheck(verified, now).is_ok();
+        let shown = self.peers.get(peer).and_then(|state| state.verified.as_ref());
+        shown.is_some_and(good) || self.connections.verified(peer).is_some_and(|verified| good(&verified))
     }
 
     /// Whether frames of `peer` are taken by this way: where direct paths are switched off, only to and from
@@ -92,14 +140,11 @@ impl Engine {
         id: u64,
         epoch: u64,
         observed: Option<SocketAddr>,
-    ) {
+    ) -> Option<Duration> {
         let is_relay = self.relays.contains(&peer);
-        let Some(state) = self.peers.get_mut(&peer) else { return };
-        let route = match source {
-            Source::Direct(address) => RouteKey::Direct(*address),
-            Source::Relayed(session) => RouteKey::Relayed(session.relay.peer),
-        };
-        let Some(rtt) = state.paths.answered(now, route, id, epoch) else { return };
+        let state = self.peers.get_mut(&peer)?;
+        let route = source.route();
+        let rtt = state.paths.answered(now, route, id, epoch)?;
         tracing::trace!(%peer, ?route, id, ?rtt, ?observed, "probe answered");
         state.stranger_to = false;
         state.sees_us_at = observed.or(state.sees_us_at);
@@ -117,6 +162,7 @@ impl Engine {
         if let (true, Some(observed)) = (is_relay, observed) {
             self.seen_at(now, peer, observed);
         }
+        Some(rtt)
     }
 
     /// A relay sees this node at `observed`. If that is news, a NAT on the way maps to another port now, and peers
@@ -292,16 +338,17 @@ impl Engine {
     /// Sends a message by the way that `to` names.
     pub(super) fn send(&self, peer: &PeerId, to: &Source, message: &Message) {
         let Some(state) = self.peers.get(peer) else { return };
+        let stamp = self.stamps.next(micros(SystemTime::now()));
         let credential = state.stranger_to.then(|| self.guard.credential()).flatten();
         let frame = match credential {
             Some(credential) => {
                 let hello = Hello { credential: &credential.encode(), message: message.clone() };
-                state.key.hello(hello.encode())
+                state.key.hello(stamp, hello.encode())
             }
             None => {
                 let mut plain = Vec::with_capacity(64);
                 message.encode(&mut plain);
-                state.key.seal(plain)
+                state.key.seal(stamp, plain)
             }
         };
         self.reply_raw(to, &frame);

@@ -36,6 +36,7 @@ use crate::store::{Remembered, Store};
 use crate::swarm::Surroundings;
 use crate::wire::frame::Hint;
 use crate::wire::seal::{OwnKey, hint, public_key};
+use crate::wire::stamp::Stamps;
 
 /// How long the path to a peer that was used is kept after its last use.
 const KEEP_AFTER_USE: Duration = Duration::from_secs(3600);
@@ -81,6 +82,8 @@ pub(crate) struct Engine {
     observed: HashMap<PeerId, SocketAddr>,
     sessions: Sessions,
     hellos: acquaint::Bucket,
+    /// Of the frames that this node sends.
+    stamps: Stamps,
     /// What the keeper of carriers is told.
     wanted: watch::Sender<carriers::Wanted>,
 }
@@ -117,6 +120,7 @@ impl Handle {
             observed: HashMap::new(),
             sessions: Sessions::new(Limits::default()),
             hellos: acquaint::Bucket::new(now),
+            stamps: Stamps::default(),
             wanted: watch::Sender::default(),
         };
         engine.recall(now);

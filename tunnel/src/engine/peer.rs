@@ -18,6 +18,7 @@ use crate::socket::{PeerSlot, Route, Session};
 use crate::store::Remembered;
 use crate::wire::message::{PublicKey, Refusal};
 use crate::wire::seal::PairKey;
+use crate::wire::stamp::Window;
 
 /// Packets that went out this recently are a flow.
 const FLOWING: u64 = 2_000;
@@ -38,13 +39,15 @@ pub(crate) struct PeerState {
     pub(super) paths: Paths,
     pub(super) member: Option<Peer>,
     pub(super) verified: Option<Verified>,
+    /// Stamps of the frames that came from it.
+    pub(super) stamps: Window,
     /// Own sessions with the peer, by relay.
     pub(super) sessions: HashMap<PeerId, Arc<Session>>,
     pub(super) asked: HashMap<PeerId, Asked>,
     pub(super) waiters: Vec<oneshot::Sender<SocketAddr>>,
     pub(super) pings: Vec<(u64, oneshot::Sender<Duration>)>,
     pub(super) keep_until: Instant,
-    /// The peer said that it does not know this node: frames to it carry the credential until it answers.
+    /// The peer may not know this node: frames to it carry the credential until it answers.
     pub(super) stranger_to: bool,
     /// When this node's addresses were last told, and how often.
     pub(super) told: Option<(Instant, u32)>,
@@ -68,12 +71,13 @@ impl PeerState {
             paths: Paths::new(leads, rand::random()),
             member: None,
             verified: None,
+            stamps: Window::default(),
             sessions: HashMap::new(),
             asked: HashMap::new(),
             waiters: Vec::new(),
             pings: Vec::new(),
             keep_until: Instant::now(),
-            stranger_to: false,
+            stranger_to: true,
             told: None,
             unreachable_since: None,
             sees_us_at: None,

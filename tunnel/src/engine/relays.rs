@@ -252,7 +252,12 @@ impl Engine {
             let silence = clock.saturating_sub(table.forwards.get(&id)?.last_used());
             now.checked_sub(Duration::from_millis(silence))
         };
-        for id in self.sessions.expire(now, used) {
+        let mut ended = self.sessions.expire(now, used);
+        // Whose credential ran out, and who shows no other, is no longer forwarded for.
+        let lapsed: Vec<PeerId> = self.sessions.peers().filter(|peer| !self.vouched(peer)).copied().collect();
+        ended.extend(lapsed.iter().flat_map(|peer| self.sessions.remove_peer(peer)).collect::<Vec<_>>());
+        let table = &self.mux.table;
+        for id in ended {
             if let Some(forward) = table.forwards.get(&id) {
                 tracing::debug!(session = id, bytes = ?forward.bytes(), "session ended");
             }

@@ -103,6 +103,11 @@ impl Sessions {
         Ok(opened)
     }
 
+    /// The peers that are an end of any.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = &PeerId> {
+        self.per_peer.keys()
+    }
+
     /// The session with this number, for an end that lost it.
     pub(crate) fn get(&self, id: u32) -> Option<Opened> {
         self.by_id.get(&id).map(|entry| Opened { new: false, ..entry.opened })

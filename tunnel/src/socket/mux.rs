@@ -20,6 +20,7 @@ use super::table::{Route, Session, Table, is_virtual};
 use super::waiting::{Early, Left};
 use crate::carrier::address::is_carrier;
 use crate::metrics::Metrics;
+use crate::path::RouteKey;
 use crate::wire::frame::DATA_HEADER;
 
 /// Kernel buffer each way: about 40 ms at 1.5 Gbit/s, so that a burst survives until the driver runs.
@@ -35,6 +36,14 @@ pub(crate) enum Source {
 }
 
 impl Source {
+    /// What the engine knows it as.
+    pub(crate) fn route(&self) -> RouteKey {
+        match self {
+            Source::Direct(address) => RouteKey::Direct(*address),
+            Source::Relayed(session) => RouteKey::Relayed(session.relay.peer),
+        }
+    }
+
     /// The address, where it is one.
     pub(crate) fn address(&self) -> Option<SocketAddr> {
         match self {

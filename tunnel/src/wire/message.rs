@@ -110,6 +110,12 @@ impl Refusal {
 }
 
 impl Message {
+    /// Whether whoever sends it wants something: an answer, a session, addresses. The others are answers themselves,
+    /// good only for who asked.
+    pub const fn asks(&self) -> bool {
+        matches!(self, Message::Probe { .. } | Message::Candidates { .. } | Message::Open { .. })
+    }
+
     /// Appends the message to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {

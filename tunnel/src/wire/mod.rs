@@ -2,12 +2,14 @@
 //!
 //! The first byte of a QUIC packet is 0x40 or above (RFC 9000, section 17, with the QUIC bit left alone); our
 //! frames begin below it. [`frame`] is the outer form, which the socket reads; [`message`] is what two nodes say
-//! to each other inside sealed frames; [`seal`] holds the keys of both; [`codec`] the bounded reading of bytes.
+//! to each other inside sealed frames; [`seal`] holds the keys of both; [`stamp`] makes frames good once; [`codec`] is
+//! the bounded reading of bytes.
 
 pub(crate) mod codec;
 pub mod frame;
 pub mod message;
-pub(crate) mod seal;
+pub mod seal;
+pub mod stamp;
 
 #[cfg(test)]
 mod tests;

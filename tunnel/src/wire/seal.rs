@@ -2,8 +2,9 @@
 //!
 //! Two nodes share a key without ever having met: X25519 between their Ed25519 keys (RFC 7748; the mapping of
 //! curves is RFC 7748, section 4.1), since a peer id *is* an Ed25519 key. It seals probes and what is said to a
-//! relay, with random nonces under AES-128-GCM. It protects no traffic: that is QUIC's, with keys of its own for
-//! each connection.
+//! relay, under AES-128-GCM. A nonce is a stamp ([`super::stamp`]), by which a frame that comes again is known, then
+//! a bit for the direction, then 31 random bits for a clock that was set back. It protects no traffic: that is QUIC's,
+//! with keys of its own for each connection.
 //!
 //! Forwarder data carries a GMAC under a key that the relay chooses for each end of each session, with a counter
 //! as nonce. It covers the header, the length and the first bytes of the payload: enough that nobody who does not
@@ -22,11 +23,13 @@ use super::message::PublicKey;
 const PAIR_CONTEXT: &[u8] = b"edgeloom pair v1\0";
 /// Domain of the hints.
 const HINT_CONTEXT: &[u8] = b"edgeloom hint v1\0";
+/// Bit of a nonce's byte behind the stamp: the frame is of the node with the lower key.
+const DIRECTION: u8 = 0x80;
 /// Bytes of the payload that a data frame's tag covers.
 const COVERED: usize = 32;
 
 /// The Ed25519 key inside a peer id; `None` for ids of other kinds of key, which no node of ours has.
-pub(crate) fn public_key(peer: &PeerId) -> Option<PublicKey> {
+pub fn public_key(peer: &PeerId) -> Option<PublicKey> {
     // An Ed25519 id is an identity multihash (code 0, length 36) of the key's protobuf form.
     let bytes = peer.to_bytes();
     let protobuf = bytes.strip_prefix(&[0x00, 0x24])?;
@@ -54,12 +57,17 @@ fn hash(parts: &[&[u8]]) -> [u8; 32] {
     context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
+/// The stamp in a frame's nonce.
+pub(crate) fn stamp(nonce: [u8; 12]) -> u64 {
+    nonce.first_chunk().map_or(0, |stamp| u64::from_be_bytes(*stamp))
+}
+
 fn gcm(key: &[u8]) -> LessSafeKey {
     LessSafeKey::new(UnboundKey::new(&AES_128_GCM, key).expect("16 bytes are a key of AES-128-GCM"))
 }
 
 /// Own side of every pair key.
-pub(crate) struct OwnKey {
+pub struct OwnKey {
     scalar: [u8; 32],
     /// Own Ed25519 key.
     pub(crate) public: PublicKey,
@@ -70,7 +78,7 @@ pub(crate) struct OwnKey {
 impl OwnKey {
     /// Takes the X25519 secret from an Ed25519 key pair: the first half of the seed's SHA-512 (RFC 8032,
     /// section 5.1.5).
-    pub(crate) fn new(keypair: &identity::ed25519::Keypair) -> Self {
+    pub fn new(keypair: &identity::ed25519::Keypair) -> Self {
         let digest = digest::digest(&digest::SHA512, keypair.secret().as_ref());
         let scalar = digest.as_ref().first_chunk().copied().expect("SHA-512 has 64 bytes");
         let public = keypair.public().to_bytes();
@@ -78,7 +86,7 @@ impl OwnKey {
     }
 
     /// The key shared with `peer`; `None` if its key is no point of the curve.
-    pub(crate) fn pair(&self, peer: &PublicKey) -> Option<PairKey> {
+    pub fn pair(&self, peer: &PublicKey) -> Option<PairKey> {
         let point = CompressedEdwardsY(*peer).decompress()?;
         let shared = point.to_montgomery().mul_clamped(self.scalar).to_bytes();
         if shared == [0; 32] {
@@ -86,32 +94,37 @@ impl OwnKey {
         }
         let (low, high) = if self.public < *peer { (&self.public, peer) } else { (peer, &self.public) };
         let key = hash(&[PAIR_CONTEXT, &shared, low, high]);
-        Some(PairKey { key: gcm(&key[..16]), from: self.hint, public: self.public })
+        let lower = self.public < *peer;
+        Some(PairKey { key: gcm(&key[..16]), from: self.hint, public: self.public, lower })
     }
 }
 
 /// The key of one pair of nodes.
-pub(crate) struct PairKey {
+pub struct PairKey {
     key: LessSafeKey,
     from: Hint,
     public: PublicKey,
+    /// Whether this node's key is the lower of the two.
+    lower: bool,
 }
 
 impl PairKey {
-    /// A sealed frame from this node.
-    pub(crate) fn seal(&self, plain: Vec<u8>) -> Vec<u8> {
-        let (nonce, sealed) = self.encrypt(&self.from, plain);
+    /// A sealed frame from this node, with a stamp that no other frame to this peer has.
+    pub fn seal(&self, stamp: u64, plain: Vec<u8>) -> Vec<u8> {
+        let (nonce, sealed) = self.encrypt(&self.from, stamp, plain);
         Control::Sealed { from: self.from, nonce, sealed: &sealed }.encode()
     }
 
-    /// A hello from this node.
-    pub(crate) fn hello(&self, plain: Vec<u8>) -> Vec<u8> {
-        let (nonce, sealed) = self.encrypt(&self.public, plain);
+    /// A hello from this node, with such a stamp too.
+    pub fn hello(&self, stamp: u64, plain: Vec<u8>) -> Vec<u8> {
+        let (nonce, sealed) = self.encrypt(&self.public, stamp, plain);
         Control::Hello { from: self.public, nonce, sealed: &sealed }.encode()
     }
 
-    fn encrypt(&self, from: &[u8], mut plain: Vec<u8>) -> ([u8; 12], Vec<u8>) {
-        let nonce: [u8; 12] = rand::random();
+    fn encrypt(&self, from: &[u8], stamp: u64, mut plain: Vec<u8>) -> ([u8; 12], Vec<u8>) {
+        let mut nonce: [u8; 12] = rand::random();
+        nonce[..8].copy_from_slice(&stamp.to_be_bytes());
+        nonce[8] = (nonce[8] & !DIRECTION) | if self.lower { DIRECTION } else { 0 };
         self.key
             .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(from), &mut plain)
             .expect("a frame is far below the limits of AES-GCM");
@@ -119,7 +132,11 @@ impl PairKey {
     }
 
     /// Opens what the other side sealed; `from` is the hint or the key that stands in the frame.
-    pub(crate) fn open(&self, from: &[u8], nonce: [u8; 12], sealed: &[u8]) -> Result<Vec<u8>, FrameError> {
+    pub fn open(&self, from: &[u8], nonce: [u8; 12], sealed: &[u8]) -> Result<Vec<u8>, FrameError> {
+        // What this node sealed itself and is shown again is from nobody else.
+        if (nonce[8] & DIRECTION != 0) == self.lower {
+            return Err(FrameError::Forged);
+        }
         let mut plain = sealed.to_vec();
         let length = self
             .key

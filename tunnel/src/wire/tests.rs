@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::frame::{Control, DATA_HEADER, DataHeader, FrameError};
 use super::message::{Hello, MAX_CANDIDATES, Message, Refusal};
-use super::seal::{DataKey, OwnKey, hint, peer_id, public_key};
+use super::seal::{DataKey, OwnKey, hint, peer_id, public_key, stamp};
 
 fn address() -> impl Strategy<Value = SocketAddr> {
     prop_oneof![
@@ -81,16 +81,17 @@ fn pair() -> (OwnKey, OwnKey) {
 #[test]
 fn two_nodes_share_a_key_that_a_third_does_not() {
     let (a, b) = pair();
-    let frame = a.pair(&b.public).unwrap().seal(b"probe".to_vec());
+    let frame = a.pair(&b.public).unwrap().seal(1_234_567, b"probe".to_vec());
     let Ok(Control::Sealed { from, nonce, sealed }) = Control::parse(&frame) else {
         panic!("a sealed frame")
     };
-    assert_eq!(from, hint(&a.public));
+    assert_eq!((from, stamp(nonce)), (hint(&a.public), 1_234_567));
     assert_eq!(b.pair(&a.public).unwrap().open(&from, nonce, sealed).unwrap(), b"probe");
     let stranger = OwnKey::new(&Keypair::generate());
     assert_eq!(stranger.pair(&a.public).unwrap().open(&from, nonce, sealed), Err(FrameError::Forged));
     // Reflected to its sender, it stands under the sender's own hint, which nobody else may use.
     assert_eq!(b.pair(&a.public).unwrap().open(&b.hint, nonce, sealed), Err(FrameError::Forged));
+    assert_eq!(a.pair(&b.public).unwrap().open(&from, nonce, sealed), Err(FrameError::Forged));
 }
 
 #[test]

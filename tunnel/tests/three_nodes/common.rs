@@ -36,7 +36,18 @@ impl Cluster {
 
     /// A node that answers each stream with what it read, and says hello to nobody by itself.
     pub(crate) async fn node_with(&self, name: &str, identity: Arc<Identity>, config: Config) -> Node {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        self.node_until(name, identity, config, SystemTime::now() + Duration::from_secs(3600)).await
+    }
+
+    /// As [`Self::node_with`], with a credential that ends then.
+    pub(crate) async fn node_until(
+        &self,
+        name: &str,
+        identity: Arc<Identity>,
+        config: Config,
+        end: SystemTime,
+    ) -> Node {
+        let expires = end.duration_since(UNIX_EPOCH).unwrap().as_secs();
         let claims = Claims {
             cluster: self.name.to_owned(),
             node: name.to_owned(),
@@ -44,8 +55,8 @@ impl Cluster {
             peer: identity.peer_id().to_bytes().into(),
             site: format!("site-{name}"),
             roles: [if config.relay { Role::Relay } else { Role::Edge }].into_iter().collect(),
-            not_before: now - 60,
-            expires: now + 3600,
+            not_before: expires - 7200,
+            expires,
             serial: 1,
         };
         let credential = self.authority.sign(&claims).unwrap();

@@ -6,6 +6,7 @@ mod carriers;
 mod common;
 mod many;
 mod middlebox;
+mod strangers;
 
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,8 @@
 //! What stands between a node and its relay: passes TCP, and UDP while it is told to.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -14,6 +14,8 @@ use crate::common::free_address;
 pub(crate) struct Middlebox {
     pub(crate) address: SocketAddr,
     udp: Arc<AtomicBool>,
+    /// What the node sent by UDP, kept.
+    pub(crate) sent: Arc<Mutex<Vec<Vec<u8>>>>,
     _tasks: JoinSet<()>,
 }
 
@@ -23,8 +25,10 @@ impl Middlebox {
         let udp = Arc::new(AtomicBool::new(udp));
         let mut tasks = JoinSet::new();
         tasks.spawn(pass_tcp(TcpListener::bind(address).await.unwrap(), relay));
-        tasks.spawn(pass_udp(UdpSocket::bind(address).await.unwrap(), relay, udp.clone()));
-        Self { address, udp, _tasks: tasks }
+        let sent = Arc::default();
+        let near = UdpSocket::bind(address).await.unwrap();
+        tasks.spawn(pass_udp(near, relay, udp.clone(), Arc::clone(&sent)));
+        Self { address, udp, sent, _tasks: tasks }
     }
 
     pub(crate) fn pass_udp(&self, pass: bool) {
@@ -43,7 +47,7 @@ async fn pass_tcp(listener: TcpListener, to: SocketAddr) {
     }
 }
 
-async fn pass_udp(near: UdpSocket, to: SocketAddr, open: Arc<AtomicBool>) {
+async fn pass_udp(near: UdpSocket, to: SocketAddr, open: Arc<AtomicBool>, sent: Arc<Mutex<Vec<Vec<u8>>>>) {
     let far = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     far.connect(to).await.unwrap();
     let (mut up, mut down) = (vec![0; 65_536], vec![0; 65_536]);
@@ -52,6 +56,7 @@ async fn pass_udp(near: UdpSocket, to: SocketAddr, open: Arc<AtomicBool>) {
         tokio::select! {
             Ok((count, from)) = near.recv_from(&mut up) => {
                 node = Some(from);
+                sent.lock().unwrap().push(up[..count].to_vec());
                 if open.load(Ordering::SeqCst) {
                     let _ = far.send(&up[..count]).await;
                 }
