@@ -122,6 +122,9 @@ write_control_config() {
 addresses: [203.0.113.10, "2001:db8:113::10"]
 # The link to the machine's own namespace, for kubectl and meshctl there.
 names: [$(lab address cloud)]
+# For nodes from which only HTTPS leads outside.
+overlay:
+  websocket: "[::]:443"
 YAML
   if [ -n "${CONTROL_PLANE:-}" ]; then
     install -m 600 "$CONTROL_PLANE" "$(lab path cloud /etc/edgeloom/kubeconfig)"

@@ -60,5 +60,5 @@ if [ $checks -eq 1 ]; then
   check lints "${cargo[@]}" clippy --locked --workspace --all-targets --quiet --target-dir "$target" -- -D warnings
   check unit-tests "${cargo[@]}" test --locked --workspace --no-fail-fast --quiet --target-dir "$target"
 fi
-build edgeloom-scenarios edgeloom-lab edgeloom-fuzz edgeloom-matrix responder edgeloom-control edgecore meshctl
+build edgeloom-scenarios edgeloom-lab edgeloom-fuzz edgeloom-matrix edgeloom-strangers responder edgeloom-control edgecore meshctl
 exec "$bin/scenarios" --repository "$repo" "${arguments[@]}"

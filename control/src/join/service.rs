@@ -272,35 +272,42 @@ impl Inner {
 
     async fn admit(&self, from: &Joiner, request: &JoinRequest) -> Result<JoinResponse, Refused> {
         let node = NodeName::new(request.node.as_str()).map_err(|error| Refused::Name(error.to_string()))?;
-        // A renewal names no routes.
-        if !request.routes.is_empty() {
-            let services = self.config.services.now(&self.client).await.map_err(NodeRefusal::from)?;
-            if let Some((range, route)) = overlap::first(&services, &request.routes) {
-                return Err(Refused::Overlap { range, route });
-            }
-        }
         if let Some(holder) =
             from.holder.as_ref().filter(|holder| request.secret.is_empty() && holder.node == node)
         {
             self.nodes.require_member(&node, &from.peer).await?;
             return self.welcome(from, request, &node, holder.site.as_str(), true).await;
         }
-        let standing = self.nodes.check(&node, &from.peer).await?;
+        // Before all else: who has no token learns nothing of names and ranges.
         let token = self.tokens.take(&request.secret, &node).await?;
-        let member = matches!(standing, Standing::Member(_));
-        let mut welcomed = self.welcome(from, request, &node, &token.site, member).await;
-        if let Standing::Free(removals) = standing
-            && welcomed.is_ok()
-            && let Err(refusal) = self.nodes.readmit(&removals).await
-        {
-            welcomed = Err(refusal.into());
-        }
-        if welcomed.is_err()
+        let admitted = self.admit_at(from, request, &node, &token.site).await;
+        if admitted.is_err()
             && let Err(error) = self.tokens.give_back(&token.id).await
         {
             tracing::warn!(token = token.id, %error, "a use of a token was lost");
         }
-        welcomed
+        admitted
+    }
+
+    /// Admits who has shown a token for this site.
+    async fn admit_at(
+        &self,
+        from: &Joiner,
+        request: &JoinRequest,
+        node: &NodeName,
+        site: &str,
+    ) -> Result<JoinResponse, Refused> {
+        let services = self.config.services.now(&self.client).await.map_err(NodeRefusal::from)?;
+        if let Some((range, route)) = overlap::first(&services, &request.routes) {
+            return Err(Refused::Overlap { range, route });
+        }
+        let standing = self.nodes.check(node, &from.peer).await?;
+        let member = matches!(standing, Standing::Member(_));
+        let welcome = self.welcome(from, request, node, site, member).await?;
+        if let Standing::Free(removals) = standing {
+            self.nodes.readmit(&removals).await?;
+        }
+        Ok(welcome)
     }
 
     async fn welcome(

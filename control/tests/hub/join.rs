@@ -241,6 +241,10 @@ async fn each_fault_of_a_joiner_has_its_own_answer() {
     let unknown =
         refusal(&config(third.path(), "edge-3", address, Some(format!("{hash}.{}", "A".repeat(43))))).await;
     assert!(unknown.contains("not known"), "{unknown}");
+    // Whether a name is taken, and by whom, is not for everybody.
+    let blind = Some(format!("{hash}.{}", "A".repeat(43)));
+    let blind = refusal(&config(third.path(), "edge-1", address, blind)).await;
+    assert!(blind.contains("not known") && !blind.contains("taken"), "{blind}");
     assert!(api.get("/api/v1/nodes/edge-3").is_none());
     tunnel.shutdown(Duration::ZERO).await;
     control.hub.shutdown().await;

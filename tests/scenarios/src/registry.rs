@@ -6,7 +6,7 @@ use crate::mechanism::Mechanism::{
 use crate::promise::Need::{Capture, ControlPlane, Root, System};
 use crate::promise::Promise;
 use crate::scenarios::{
-    across_sites, bad_input, datapath, lab, offline, operators, own_cluster, tunnel, wan,
+    across_sites, bad_input, datapath, lab, offline, operators, own_cluster, strangers, tunnel, wan,
 };
 
 /// All promises.
@@ -152,6 +152,13 @@ const BAD_INPUT: &[Promise] = &[
         needs: &[System],
         rests_on: &[],
         scenario: bad_input::tokens,
+    },
+    Promise {
+        name: "strangers-get-nothing",
+        sentence: "whose credential is missing, revoked, expired or another's, or who repeats a member's handshake, gets not a byte",
+        needs: &[System, Capture],
+        rests_on: &[ClientAgent, Relay],
+        scenario: strangers::get_nothing,
     },
     Promise {
         name: "name-taken",

@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 
 use super::{Connections, code};
 use crate::alpn::Alpn;
+use crate::carrier::address::is_carrier;
 use crate::identity::{Admitted, Joiner, Verified};
 use crate::share::Shares;
 use crate::socket::Mux;
@@ -57,6 +58,8 @@ pub(crate) async fn accept(
             incoming.refuse();
             continue;
         };
+        let guest = (known.is_none() && !is_carrier(&incoming.remote_address()))
+            .then(|| mux.table.guests.admit(remote));
         let accepting = match known {
             Some(peer) => {
                 let path = connections.path_state(&peer);
@@ -68,7 +71,7 @@ pub(crate) async fn accept(
         connections.clone().tasks.spawn(async move {
             let connection = match accepting {
                 Ok(connecting) => tokio::time::timeout(PATIENCE, connecting).await,
-                Err(error) => return tracing::debug!(%remote, %error, "handshake"),
+                Err(error) => Ok(Err(error)),
             };
             match connection {
                 Ok(Ok(connection)) => {
@@ -88,7 +91,7 @@ pub(crate) async fn accept(
                 }
                 Err(_) => tracing::debug!(%remote, "handshake timed out"),
             }
-            drop(place);
+            drop((guest, place));
         });
     }
 }

@@ -60,7 +60,7 @@ impl Engine {
                 if self.answered(now, peer, &source, id, epoch, observed).is_some()
                     && let Some(state) = self.peers.get_mut(&peer)
                 {
-                    state.stamps.restart(stamp);
+                    state.stamps.restart(stamp, now);
                 }
             }
             Message::Candidates { addresses, answered } => {
@@ -84,7 +84,12 @@ impl Engine {
     /// was set back: a probe of our own tells.
     fn is_new(&mut self, now: Instant, peer: &PeerId, source: &Source, stamp: u64) -> bool {
         let Some(state) = self.peers.get_mut(peer) else { return false };
-        match state.stamps.take(stamp, micros(SystemTime::now())) {
+        if source.address().is_some_and(|address| is_carrier(&address)) {
+            // What it brings cannot be of before its handshake.
+            state.stamps.restart(stamp, now);
+            return true;
+        }
+        match state.stamps.take(stamp, now) {
             Novelty::New => return true,
             Novelty::Again => {}
             Novelty::Late => {

@@ -52,6 +52,11 @@ impl ConnectionIdGenerator for Mark {
     }
 }
 
+/// Whether a QUIC packet has a long header, as all have until a handshake is done.
+pub(super) fn opens(packet: &[u8]) -> bool {
+    packet.first().is_some_and(|first| first & LONG != 0)
+}
+
 /// What a packet is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {

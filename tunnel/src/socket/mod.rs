@@ -13,6 +13,7 @@
 
 mod address;
 mod classify;
+mod guests;
 mod libp2p;
 mod mux;
 mod raw;
@@ -22,6 +23,7 @@ mod table;
 mod waiting;
 
 pub(crate) use classify::Mark;
+pub(crate) use guests::{Guest, Guests};
 pub(crate) use libp2p::Libp2pSocket;
 pub(crate) use mux::{Inbound, Mux, Source};
 pub(crate) use raw::RawSocket;

@@ -10,7 +10,7 @@ use quinn::udp::{EcnCodepoint, RecvMeta, Transmit};
 use tokio::io::Interest;
 
 use super::address::{as_v6, canonical};
-use super::classify::{Class, Mark};
+use super::classify::{self, Class, Mark};
 use super::mux::{Inbound, Mux, Source};
 use super::table::{PeerSlot, Route, Session};
 use crate::carrier::Carrier;
@@ -86,8 +86,7 @@ impl Mux {
         let bytes = &mut buffer[..meta.len];
         let all = |class: Class| bytes.chunks(stride).all(|packet| Class::of(packet) == class);
         if all(Class::Quic(Mark::Raw)) {
-            self.translate(meta, clock);
-            return true;
+            return self.translate(bytes, meta, clock);
         }
         if all(Class::Data) {
             return self.data(bytes, meta, clock);
@@ -96,8 +95,16 @@ impl Mux {
             match Class::of(packet) {
                 Class::Quic(Mark::Raw) => {
                     let mut meta = RecvMeta { len: packet.len(), stride: packet.len(), ..*meta };
-                    self.translate(&mut meta, clock);
-                    self.leave(meta.addr, meta.ecn, packet);
+                    if self.translate(packet, &mut meta, clock) {
+                        self.leave(meta.addr, meta.ecn, packet);
+                    }
+                }
+                Class::Quic(Mark::Libp2p)
+                    if !classify::opens(packet)
+                        && !self.table.guests.expects(&meta.addr)
+                        && self.table.by_address(&meta.addr).is_none() =>
+                {
+                    self.metrics.dropped("no connection of ours");
                 }
                 Class::Quic(Mark::Libp2p) => {
                     if !self.libp2p.push(as_v6(meta.addr), meta.ecn, packet, packet.len()) {
@@ -118,16 +125,25 @@ impl Mux {
         false
     }
 
-    /// Gives QUIC packets from a known path the virtual address of their peer.
-    fn translate(&self, meta: &mut RecvMeta, clock: u64) {
+    /// Gives QUIC packets from a known path the virtual address of their peer. False if they are of nobody: who is not
+    /// known begins with a handshake, and to what looks like the middle of a connection quinn would have an answer.
+    fn translate(&self, bytes: &[u8], meta: &mut RecvMeta, clock: u64) -> bool {
         match self.table.by_address(&meta.addr) {
             Some(slot) => {
                 self.count(&slot, meta.len, &Way::Direct(meta.addr), clock);
                 meta.addr = slot.virtual_address;
             }
-            None => meta.addr = as_v6(meta.addr),
+            None => {
+                let expected = is_carrier(&meta.addr) || self.table.guests.expects(&meta.addr);
+                if !expected && !bytes.chunks(meta.stride.max(1)).all(classify::opens) {
+                    self.metrics.dropped("no connection of ours");
+                    return false;
+                }
+                meta.addr = as_v6(meta.addr);
+            }
         }
         meta.dst_ip = None;
+        true
     }
 
     fn count(&self, slot: &PeerSlot, bytes: usize, way: &Way<'_>, clock: u64) {

@@ -9,6 +9,7 @@ use arc_swap::ArcSwapOption;
 use aws_lc_rs::digest;
 use libp2p::PeerId;
 
+use super::guests::Guests;
 use super::shards::Shards;
 use crate::carrier::Carrier;
 use crate::carrier::address::is_carrier;
@@ -143,6 +144,7 @@ pub(crate) struct Table {
     by_address: Shards<SocketAddr, Arc<PeerSlot>>,
     /// Carriers by what stands for them.
     carriers: Shards<SocketAddr, Arc<Carrier>>,
+    pub(crate) guests: Guests,
     /// Own sessions, by relay (its virtual address) and number.
     sessions: Shards<(SocketAddr, u32), Arc<Session>>,
     /// Sessions that this node forwards as a relay.
@@ -156,6 +158,7 @@ impl Table {
             by_virtual: Shards::default(),
             by_address: Shards::default(),
             carriers: Shards::default(),
+            guests: Guests::default(),
             sessions: Shards::default(),
             forwards: Shards::default(),
         }

@@ -86,7 +86,7 @@ impl Neighbourhood {
     ) -> Result<Self, Error> {
         let failed = |error: &dyn std::fmt::Display| Error::Endpoint(format!("libp2p: {error}"));
         let socket = Arc::new(Libp2pSocket(mux.clone()));
-        let transport = transport::Quic::new(guard, socket, surroundings.clone())
+        let transport = transport::Quic::new(guard, socket, surroundings.clone(), metrics.clone())
             .map_err(|error| failed(&error))?
             .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
             .boxed();

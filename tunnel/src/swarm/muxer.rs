@@ -11,6 +11,8 @@ use libp2p::core::muxing::StreamMuxerEvent;
 use quinn::{ConnectionError, RecvStream, SendStream};
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt as _, TokioAsyncWriteCompatExt as _};
 
+use crate::socket::Guest;
+
 type Halves = Result<(SendStream, RecvStream), ConnectionError>;
 
 /// A connection whose peer was admitted.
@@ -19,11 +21,13 @@ pub(crate) struct Muxer {
     inbound: Option<BoxFuture<'static, Halves>>,
     outbound: Option<BoxFuture<'static, Halves>>,
     closed: Option<BoxFuture<'static, ConnectionError>>,
+    /// Of a connection on the shared socket.
+    _guest: Option<Guest>,
 }
 
 impl Muxer {
-    pub(super) fn new(connection: quinn::Connection) -> Self {
-        Self { connection, inbound: None, outbound: None, closed: None }
+    pub(super) fn new(connection: quinn::Connection, guest: Option<Guest>) -> Self {
+        Self { connection, inbound: None, outbound: None, closed: None, _guest: guest }
     }
 }
 

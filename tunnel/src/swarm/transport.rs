@@ -18,18 +18,23 @@ use libp2p::core::multiaddr::Protocol;
 use libp2p::core::transport::{DialOpts, ListenerId, PortUse, TransportError, TransportEvent};
 use libp2p::core::{Endpoint as Role, Multiaddr, Transport};
 use quinn::{EndpointConfig, TokioRuntime};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::ReusableBoxFuture;
 
 use super::Surroundings;
 use super::muxer::Muxer;
 use crate::identity::{Admitted, Guard, Refusal};
-use crate::socket::{Libp2pSocket, Mark};
+use crate::metrics::Metrics;
+use crate::share::{Share, Shares};
+use crate::socket::{Guest, Guests, Libp2pSocket, Mark};
 
 const ALPN: &[u8] = b"libp2p";
 const SERVER_NAME: &str = "edgeloom";
 /// How long a handshake may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Handshakes at the same time that others begin, and of them from one source: a site's NAT stands before many nodes.
+const HANDSHAKES: usize = 256;
+const HANDSHAKES_PER_SOURCE: usize = 64;
 /// Streams of a connection: signalling only.
 const STREAMS: u32 = 32;
 
@@ -52,6 +57,8 @@ pub(crate) enum Failure {
     Role,
 }
 
+/// A handshake's place, and its share of a source's.
+type Place = (Share, OwnedSemaphorePermit);
 type Connected = Result<(PeerId, Muxer), Failure>;
 
 /// The transport.
@@ -63,6 +70,11 @@ pub(crate) struct Quic {
     changed: ReusableBoxFuture<'static, bool>,
     listener: Option<ListenerId>,
     announced: Vec<SocketAddr>,
+    metrics: Metrics,
+    guests: Guests,
+    /// Places for handshakes that others begin.
+    places: Arc<Semaphore>,
+    shares: Shares,
 }
 
 impl Quic {
@@ -70,9 +82,11 @@ impl Quic {
         guard: &Guard,
         socket: Arc<Libp2pSocket>,
         surroundings: watch::Receiver<Surroundings>,
+        metrics: Metrics,
     ) -> Result<Self, Failure> {
         let mut server = quinn::ServerConfig::with_crypto(guard.quic_server_config(&[ALPN])?);
         server.transport_config(Arc::new(transport_config()));
+        let guests = socket.0.table.guests.clone();
         let runtime = Arc::new(TokioRuntime);
         let endpoint =
             quinn::Endpoint::new_with_abstract_socket(endpoint_config(), Some(server), socket, runtime)?;
@@ -87,7 +101,26 @@ impl Quic {
             surroundings,
             listener: None,
             announced: Vec::new(),
+            metrics,
+            guests,
+            places: Arc::new(Semaphore::new(HANDSHAKES)),
+            shares: Shares::new(HANDSHAKES_PER_SOURCE),
         })
+    }
+
+    /// A place for the handshake of who shows that it receives where it says it is.
+    fn seat(&self, incoming: quinn::Incoming) -> Option<(quinn::Incoming, Place)> {
+        if !incoming.remote_address_validated() {
+            let _ = incoming.retry();
+            return None;
+        }
+        let share = self.shares.take(incoming.remote_address().ip());
+        let Some(place) = share.zip(self.places.clone().try_acquire_owned().ok()) else {
+            self.metrics.refused.with_label_values(&["busy"]).inc();
+            incoming.refuse();
+            return None;
+        };
+        Some((incoming, place))
     }
 
     /// The next address that came or went.
@@ -139,16 +172,17 @@ impl Transport for Quic {
             _ => None,
         });
         let guard = self.guard.clone();
-        let shared = (options.port_use == PortUse::Reuse).then(|| self.endpoint.clone());
+        let shared =
+            (options.port_use == PortUse::Reuse).then(|| (self.endpoint.clone(), self.guests.admit(to)));
         Ok(Box::pin(async move {
-            let endpoint = match shared {
-                Some(endpoint) => endpoint,
-                None => new_port(to.ip())?,
+            let (endpoint, guest) = match shared {
+                Some((endpoint, guest)) => (endpoint, Some(guest)),
+                None => (new_port(to.ip())?, None),
             };
             let mut client = quinn::ClientConfig::new(guard.quic_client_config(ALPN, expected)?);
             client.transport_config(Arc::new(transport_config()));
             client.initial_dst_cid_provider(Arc::new(|| Mark::Libp2p.connection_id()));
-            finish(guard, endpoint.connect_with(client, to, SERVER_NAME)?).await
+            finish(guard, endpoint.connect_with(client, to, SERVER_NAME)?, guest).await
         }))
     }
 
@@ -169,18 +203,28 @@ impl Transport for Quic {
         if let Some(event) = self.next_address(listener_id) {
             return Poll::Ready(event);
         }
-        match self.incoming.as_mut().poll_next(cx) {
-            Poll::Ready(Some(incoming)) => {
+        while let Poll::Ready(Some(incoming)) = self.incoming.as_mut().poll_next(cx) {
+            if let Some((incoming, place)) = self.seat(incoming) {
                 let guard = self.guard.clone();
+                let guest = self.guests.admit(incoming.remote_address());
                 let send_back_addr = multiaddr(&incoming.remote_address());
                 let local = self.announced.first().copied();
                 let local_addr =
                     multiaddr(&local.unwrap_or_else(|| SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))));
-                let upgrade = Box::pin(async move { finish(guard, incoming.accept()?).await });
-                Poll::Ready(TransportEvent::Incoming { listener_id, upgrade, local_addr, send_back_addr })
+                let upgrade = Box::pin(async move {
+                    let connected = finish(guard, incoming.accept()?, Some(guest)).await;
+                    drop(place);
+                    connected
+                });
+                return Poll::Ready(TransportEvent::Incoming {
+                    listener_id,
+                    upgrade,
+                    local_addr,
+                    send_back_addr,
+                });
             }
-            _ => Poll::Pending,
         }
+        Poll::Pending
     }
 }
 
@@ -189,10 +233,10 @@ async fn wait(mut surroundings: watch::Receiver<Surroundings>) -> bool {
 }
 
 /// Completes a handshake and lets only members through.
-async fn finish(guard: Guard, connecting: quinn::Connecting) -> Connected {
+async fn finish(guard: Guard, connecting: quinn::Connecting, guest: Option<Guest>) -> Connected {
     let connection = tokio::time::timeout(PATIENCE, connecting).await.map_err(|_| Failure::TimedOut)??;
     match guard.admit(&connection) {
-        Ok(Admitted::Member(member)) => Ok((member.peer, Muxer::new(connection))),
+        Ok(Admitted::Member(member)) => Ok((member.peer, Muxer::new(connection, guest))),
         Ok(Admitted::Joiner(_)) => Err(Refusal::Protocol.into()),
         Err(refusal) => {
             connection.close(1u32.into(), refusal.to_string().as_bytes());

@@ -150,15 +150,16 @@ impl PairKey {
 
 /// Key of the data frames between a relay and one end of a session.
 #[derive(Debug)]
-pub(crate) struct DataKey(LessSafeKey);
+pub struct DataKey(LessSafeKey);
 
 impl DataKey {
-    pub(crate) fn new(key: &[u8; 16]) -> Self {
+    /// The key of these bytes, which the relay chose.
+    pub fn new(key: &[u8; 16]) -> Self {
         Self(gcm(key))
     }
 
     /// Fills in the tag of `header` for `payload`.
-    pub(crate) fn sign(&self, header: &mut DataHeader, payload: &[u8]) {
+    pub fn sign(&self, header: &mut DataHeader, payload: &[u8]) {
         let (covered, length) = covered(header, payload);
         let tag = self
             .0

@@ -4,15 +4,16 @@
 //! before. The receiver of authentic frames remembers the stamps of the last seconds, and takes none that is older.
 //! Whoever recorded a frame and sends it again, from wherever, is neither answered nor believed.
 //!
-//! Clocks may be wrong: stamps are compared with those of the same sender, never with the receiver's clock, which
-//! bounds only how far ahead a sender can push what it is held to. A node that starts again with its clock set back
-//! is late to those who heard it before; they ask it by a probe of their own, whose answer is good for its number and
-//! makes them start over ([`Window::restart`]). A node that starts again has heard nobody, so the first frame of each
-//! peer is taken as it is.
+//! Clocks may be wrong: stamps are compared with those of the same sender, never with the receiver's clock. Between two
+//! frames the sender's clock is taken to go on as the receiver's does, so that a frame that was held back is late as
+//! well. A node that starts again with its clock set back is late to those who heard it before. It is believed again
+//! when it answers a probe of theirs, whose number nobody else knows, or when it comes by a carrier, in whose handshake
+//! it proved that it is there ([`Window::restart`]). A node that starts again has heard nobody, so the first frame of
+//! each peer is taken as it is.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// How far apart, in microseconds, two frames of a sender may overtake each other on their ways.
 const SPAN: u64 = 10_000_000;
@@ -50,91 +51,117 @@ pub(crate) enum Novelty {
 /// The stamps that came from one sender.
 #[derive(Debug, Default)]
 pub(crate) struct Window {
-    newest: u64,
-    /// Stamps up to this one are late.
+    /// The newest, and when it came.
+    newest: Option<(u64, Instant)>,
+    /// Stamps up to this one are late in any case.
     floor: u64,
     seen: VecDeque<u64>,
 }
 
 impl Window {
-    /// Takes a stamp up, at the receiver's `clock`.
-    pub(crate) fn take(&mut self, stamp: u64, clock: u64) -> Novelty {
+    /// Takes a stamp up that came at `now`.
+    pub(crate) fn take(&mut self, stamp: u64, now: Instant) -> Novelty {
         if self.seen.contains(&stamp) {
             return Novelty::Again;
         }
-        if stamp <= self.floor {
+        if self.is_late(stamp, now) {
             return Novelty::Late;
         }
-        self.newest = self.newest.max(stamp);
-        self.floor = self.floor.max(self.newest.min(clock).saturating_sub(SPAN));
-        self.seen.retain(|seen| *seen > self.floor);
+        if self.newest.is_none_or(|(newest, _)| stamp > newest) {
+            self.newest = Some((stamp, now));
+            self.floor = self.floor.max(stamp.saturating_sub(SPAN));
+            self.seen.retain(|seen| *seen > self.floor);
+        }
         if self.seen.len() == REMEMBERED
             && let Some(forgotten) = self.seen.pop_front()
         {
-            self.floor = self.floor.max(forgotten.min(clock));
+            self.floor = self.floor.max(forgotten);
         }
         self.seen.push_back(stamp);
         Novelty::New
     }
 
-    /// The sender's clock is at `stamp` now, whatever it was: known for certain.
-    pub(crate) fn restart(&mut self, stamp: u64) {
-        if stamp <= self.floor {
-            *self = Self { newest: stamp, floor: stamp, seen: VecDeque::new() };
+    fn is_late(&self, stamp: u64, now: Instant) -> bool {
+        let expected = self.newest.map_or(0, |(newest, at)| {
+            let passed = now.saturating_duration_since(at).as_micros();
+            newest.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX))
+        });
+        stamp <= self.floor.max(expected.saturating_sub(SPAN))
+    }
+
+    /// At `now` the sender's clock is at `stamp`, whatever it was: that is certain.
+    pub(crate) fn restart(&mut self, stamp: u64, now: Instant) {
+        if self.newest.is_none() || self.is_late(stamp, now) {
+            *self = Self { newest: Some((stamp, now)), floor: stamp, seen: VecDeque::new() };
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     /// A clock of today.
-    const NOW: u64 = 1_800_000_000_000_000;
+    const TODAY: u64 = 1_800_000_000_000_000;
+    const HOUR: u64 = 3_600_000_000;
+
+    fn span() -> Duration {
+        Duration::from_micros(SPAN)
+    }
 
     #[test]
     fn a_frame_is_new_once() {
-        let mut window = Window::default();
-        for stamp in [NOW, NOW + 5, NOW + 3] {
-            assert_eq!(window.take(stamp, NOW), Novelty::New);
-            assert_eq!(window.take(stamp, NOW), Novelty::Again);
+        let (mut window, now) = (Window::default(), Instant::now());
+        for stamp in [TODAY, TODAY + 5, TODAY + 3] {
+            assert_eq!(window.take(stamp, now), Novelty::New);
+            assert_eq!(window.take(stamp, now), Novelty::Again);
         }
-        let later = NOW + 2 * SPAN;
-        assert_eq!(window.take(later, later), Novelty::New);
-        assert_eq!(window.take(NOW + 4, later), Novelty::Late, "it never came, but it might have");
-        assert_eq!(window.take(NOW, later), Novelty::Late);
+        let (later, now) = (TODAY + 2 * SPAN, now + 2 * span());
+        assert_eq!(window.take(later, now), Novelty::New);
+        assert_eq!(window.take(TODAY + 4, now), Novelty::Late, "it never came, but it might have");
+        assert_eq!(window.take(TODAY, now), Novelty::Late);
         assert!(window.seen.len() <= 2);
     }
 
     #[test]
-    fn a_burst_costs_bounded_memory_and_nothing_comes_again() {
-        let mut window = Window::default();
-        let stamps = || (0..4 * REMEMBERED as u64).map(|index| NOW + index);
-        assert!(stamps().all(|stamp| window.take(stamp, NOW + SPAN / 2) == Novelty::New));
-        assert_eq!(window.seen.len(), REMEMBERED);
-        assert!(stamps().all(|stamp| window.take(stamp, NOW + SPAN / 2) != Novelty::New));
+    fn a_frame_that_was_held_back_is_late_though_nothing_came_since() {
+        let (mut window, now) = (Window::default(), Instant::now());
+        window.take(TODAY, now);
+        assert_eq!(window.take(TODAY + 1, now + span() / 2), Novelty::New);
+        assert_eq!(window.take(TODAY + 2, now + 2 * span()), Novelty::Late);
+        // One whose clock goes as it should is not.
+        assert_eq!(window.take(TODAY + 360 * SPAN, now + 360 * span()), Novelty::New);
     }
 
     #[test]
-    fn a_clock_that_was_ahead_and_was_set_right_is_no_reason_to_be_deaf() {
-        let year = 365 * 86_400 * 1_000_000;
-        let mut window = Window::default();
-        assert_eq!(window.take(NOW + year, NOW), Novelty::New);
-        assert_eq!(window.take(NOW + 1, NOW + 1), Novelty::New);
+    fn a_burst_costs_bounded_memory_and_nothing_comes_again() {
+        let (mut window, now) = (Window::default(), Instant::now());
+        let stamps = || (0..4 * REMEMBERED as u64).map(|index| TODAY + index);
+        assert!(stamps().all(|stamp| window.take(stamp, now) == Novelty::New));
+        assert_eq!(window.seen.len(), REMEMBERED);
+        assert!(stamps().all(|stamp| window.take(stamp, now) != Novelty::New));
     }
 
     #[test]
     fn a_clock_that_was_set_back_is_followed_once_it_is_certain() {
-        let hour = 3_600_000_000;
-        let mut window = Window::default();
-        window.take(NOW, NOW);
-        assert_eq!(window.take(NOW - hour, NOW), Novelty::Late);
-        window.restart(NOW - hour + 1);
-        assert_eq!(window.take(NOW - hour, NOW), Novelty::Late, "what came before that is no newer for it");
-        assert_eq!(window.take(NOW - hour + 2, NOW), Novelty::New);
+        let (mut window, now) = (Window::default(), Instant::now());
+        window.take(TODAY, now);
+        assert_eq!(window.take(TODAY - HOUR, now), Novelty::Late);
+        window.restart(TODAY - HOUR + 1, now);
+        assert_eq!(window.take(TODAY - HOUR, now), Novelty::Late, "what came before that is no newer for it");
+        assert_eq!(window.take(TODAY - HOUR + 2, now), Novelty::New);
+        // Set back by less than a minute that passed in silence.
+        let (mut window, later) = (Window::default(), now + 6 * span());
+        window.take(TODAY, now);
+        assert_eq!(window.take(TODAY - SPAN / 2, later), Novelty::Late);
+        window.restart(TODAY - SPAN / 2, later);
+        assert_eq!(window.take(TODAY - SPAN / 2 + 1, later), Novelty::New);
+        window.take(TODAY - SPAN / 2 + 2, later);
         // An answer that overtook others changes nothing.
-        window.restart(NOW - hour + 2);
-        assert_eq!(window.take(NOW - hour + 2, NOW), Novelty::Again);
+        window.restart(TODAY - SPAN / 2 + 2, later);
+        assert_eq!(window.take(TODAY - SPAN / 2 + 2, later), Novelty::Again);
     }
 
     #[test]

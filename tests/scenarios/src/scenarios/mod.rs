@@ -7,5 +7,6 @@ pub(crate) mod lab;
 pub(crate) mod offline;
 pub(crate) mod operators;
 pub(crate) mod own_cluster;
+pub(crate) mod strangers;
 pub(crate) mod tunnel;
 pub(crate) mod wan;
