@@ -41,7 +41,7 @@ enum Command {
         file: PathBuf,
     },
     /// Knocks.
-    Knock(Arguments),
+    Knock(Box<Arguments>),
     /// Looks at what passed on the way.
     Judge {
         /// What `knock` wrote.

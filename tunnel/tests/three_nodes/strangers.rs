@@ -80,7 +80,7 @@ async fn a_frame_of_nobody_known_is_asked_who_it_is_in_fewer_bytes() {
     let relay = Relay::new();
     let _control = relay.start(&cluster).await;
     let frame = Control::Sealed { from: [7; 8], nonce: [0; 12], sealed: &[0; 34] }.encode();
-    let answers = tell(&relay, &[frame.clone()]).await;
+    let answers = tell(&relay, std::slice::from_ref(&frame)).await;
     assert_eq!(answers, [Control::WhoAreYou { hint: [7; 8] }.encode()]);
     assert!(answers[0].len() < frame.len());
 }
