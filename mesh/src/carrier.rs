@@ -1,5 +1,7 @@
 //! What the proxy needs of the tunnel, so that tests can put a plain QUIC connection in its place.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use edgeloom_tunnel::{Alpn, DatagramError, OpenError, PeerId, Stream, Tunnel};
 use futures::FutureExt;
@@ -15,6 +17,9 @@ pub trait Carrier: Send + Sync + 'static {
 
     /// Largest datagram, in bytes, that the connection to a peer carries now.
     fn max_datagram_size(&self, peer: PeerId) -> Option<usize>;
+
+    /// Round trip time of the path to a peer; none while no path is known to work.
+    fn rtt(&self, peer: PeerId) -> Option<Duration>;
 }
 
 impl Carrier for Tunnel {
@@ -28,5 +33,9 @@ impl Carrier for Tunnel {
 
     fn max_datagram_size(&self, peer: PeerId) -> Option<usize> {
         Tunnel::max_datagram_size(self, peer)
+    }
+
+    fn rtt(&self, peer: PeerId) -> Option<Duration> {
+        Tunnel::rtt(self, peer)
     }
 }

@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use edgeloom_model::{Choice, NodeName, PodRef, Protocol, ServiceKey};
+use edgeloom_model::{Backend, Choice, FarBackend, NodeName, PodRef, Protocol, ServiceKey};
 use edgeloom_tunnel::{PeerId, Stream, Verified};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -89,8 +89,8 @@ pub(crate) struct Attempt {
 pub(crate) struct Plan {
     pub(crate) attempts: Vec<Attempt>,
     goal: Option<Goal>,
-    /// The client to bind to the endpoint that takes the flow.
-    pub(crate) client: Option<Client>,
+    /// The client that keeps its endpoint, and for how long.
+    pub(crate) client: Option<(Client, Duration)>,
 }
 
 #[derive(Debug)]
@@ -141,13 +141,15 @@ impl Proxy {
         self.udp_tasks.wait().await;
     }
 
-    /// Ends UDP flows that are idle or have lost their endpoint, and counts the endpoints set aside, until
-    /// `stop` is cancelled.
+    /// Ends UDP flows that are idle or have lost their endpoint, forgets clients, and counts the endpoints set
+    /// aside, until `stop` is cancelled.
     pub async fn sweep(self: Arc<Self>, stop: CancellationToken) {
         let mut every = tokio::time::interval(SWEEP);
         while stop.run_until_cancelled(every.tick()).await.is_some() {
             self.sweep_udp();
-            let aside = self.balancer().aside(Instant::now());
+            let now = Instant::now();
+            self.balancer().expire(now);
+            let aside = self.balancer().aside(now);
             self.metrics.set_aside.set(i64::try_from(aside).unwrap_or(i64::MAX));
         }
     }
@@ -160,7 +162,7 @@ impl Proxy {
     /// How many of a Service's endpoints, as chosen now, failed lately.
     pub fn set_aside(&self, choice: &Choice) -> usize {
         let (balancer, now) = (self.balancer(), Instant::now());
-        candidates(choice).iter().filter(|candidate| balancer.is_aside(&candidate.id, now)).count()
+        endpoints(choice).filter(|(id, _)| balancer.is_aside(id, now)).count()
     }
 
     pub(crate) fn balancer(&self) -> MutexGuard<'_, Balancer> {
@@ -172,21 +174,31 @@ impl Proxy {
         self.next_flow.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The endpoints to try for a flow from `client` to `destination`; none if nothing can serve it.
-    pub(crate) fn plan(&self, client: SocketAddr, destination: SocketAddr, protocol: Protocol) -> Plan {
+    /// The endpoints to try for a flow from `client` to `destination`, without those that it has `tried`; none
+    /// if nothing can serve it.
+    pub(crate) fn plan(
+        &self,
+        client: SocketAddr,
+        destination: SocketAddr,
+        protocol: Protocol,
+        tried: &[EndpointId],
+    ) -> Plan {
         let snapshot = self.snapshot.load();
         let ip = client.ip().to_canonical();
         match snapshot.route(ip, destination, protocol) {
             None => Plan::default(),
             Some(Route::Pod { node, pod }) => {
-                let id = EndpointId { node: Some(node), address: destination };
-                Plan { attempts: attempts(&snapshot, vec![id]), goal: Some(Goal::Pod(pod)), client: None }
+                let mut order = vec![EndpointId { node: Some(node), address: destination }];
+                order.retain(|id| !tried.contains(id));
+                Plan { attempts: attempts(&snapshot, order), goal: Some(Goal::Pod(pod)), client: None }
             }
             Some(Route::Service { service, port, affinity, choice }) => {
-                let client = affinity.map(|_| Client { ip, service: service.clone(), port });
+                let client = affinity.map(|life| (Client { ip, service: service.clone(), port }, life));
+                let mut candidates = self.candidates(&snapshot, &choice);
+                candidates.retain(|candidate| !tried.contains(&candidate.id));
                 let order = self.balancer().order(
-                    candidates(&choice),
-                    client.as_ref().zip(affinity),
+                    candidates,
+                    client.as_ref().map(|(client, life)| (client, *life)),
                     Instant::now(),
                     &mut rand::rng(),
                 );
@@ -210,10 +222,24 @@ impl Proxy {
         match self.snapshot.load().route(client.ip(), destination, protocol) {
             None => false,
             Some(Route::Pod { node, .. }) => id.node == Some(node),
-            Some(Route::Service { choice, .. }) => {
-                candidates(&choice).iter().any(|candidate| candidate.id == *id)
-            }
+            Some(Route::Service { choice, .. }) => endpoints(&choice).any(|(endpoint, _)| endpoint == *id),
         }
+    }
+
+    /// The endpoints with how far they are. Where all are of one node, none is farther than another.
+    fn candidates(&self, snapshot: &Snapshot, choice: &Choice) -> Vec<Candidate> {
+        let candidate = |(id, preferred)| Candidate { id, preferred, rtt: Some(Duration::ZERO) };
+        let mut candidates: Vec<_> = endpoints(choice).map(candidate).collect();
+        if candidates.windows(2).all(|pair| pair[0].id.node == pair[1].id.node) {
+            return candidates;
+        }
+        let mut measured: HashMap<NodeName, Option<Duration>> = HashMap::new();
+        for Candidate { id, rtt, .. } in &mut candidates {
+            let Some(node) = &id.node else { continue };
+            let measure = || self.carrier.rtt(peer_of(snapshot, node)?);
+            *rtt = *measured.entry(node.clone()).or_insert_with(measure);
+        }
+        candidates
     }
 
     /// The header that asks another node's agent for an endpoint of a plan.
@@ -245,18 +271,22 @@ impl Proxy {
     }
 }
 
-fn candidates(choice: &Choice) -> Vec<Candidate> {
-    let candidate = |node: Option<&NodeName>, address, preferred| Candidate {
-        id: EndpointId { node: node.cloned(), address },
-        preferred,
+/// The endpoints of a choice, each with whether it is of the own site.
+fn endpoints(choice: &Choice) -> impl Iterator<Item = (EndpointId, bool)> {
+    let (near, far): (&[Backend], &[FarBackend]) = match choice {
+        Choice::Near(backends) => (backends, &[]),
+        Choice::Far(backends) => (&[], backends),
+        Choice::None => (&[], &[]),
     };
-    match choice {
-        Choice::Near(backends) => backends.iter().map(|b| candidate(None, b.address, true)).collect(),
-        Choice::Far(backends) => {
-            backends.iter().map(|b| candidate(Some(&b.node), b.backend.address, b.same_site)).collect()
-        }
-        Choice::None => Vec::new(),
-    }
+    let near = near.iter().map(|b| (EndpointId { node: None, address: b.address }, true));
+    let far = far
+        .iter()
+        .map(|b| (EndpointId { node: Some(b.node.clone()), address: b.backend.address }, b.same_site));
+    near.chain(far)
+}
+
+fn peer_of(snapshot: &Snapshot, node: &NodeName) -> Option<PeerId> {
+    snapshot.model.member(node.as_str())?.peer.parse().ok()
 }
 
 /// The way to each endpoint; those whose node has no valid peer id are left out.
@@ -264,7 +294,7 @@ fn attempts(snapshot: &Snapshot, order: Vec<EndpointId>) -> Vec<Attempt> {
     let with_way = order.into_iter().filter_map(|id| {
         let via = match &id.node {
             None => Via::Direct,
-            Some(node) => Via::Node(snapshot.model.member(node.as_str())?.peer.parse().ok()?),
+            Some(node) => Via::Node(peer_of(snapshot, node)?),
         };
         Some(Attempt { id, via })
     });

@@ -48,6 +48,10 @@ impl Carrier for Wire {
     fn max_datagram_size(&self, _peer: PeerId) -> Option<usize> {
         self.connection.max_datagram_size()
     }
+
+    fn rtt(&self, peer: PeerId) -> Option<Duration> {
+        (peer == self.peer).then(|| self.connection.rtt())
+    }
 }
 
 /// One node.
@@ -169,7 +173,7 @@ pub(crate) fn service(name: &str, address: SocketAddr, protocol: &str) -> Value 
 /// The pod that [`slice`] refers to, as its node knows it.
 fn pod(service: &str, (address, node): &(IpAddr, &str)) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod",
-           "metadata": {"namespace": "shop", "name": format!("{service}-{node}")},
+           "metadata": {"namespace": "shop", "name": format!("{service}-{node}-{address}")},
            "spec": {"nodeName": node}, "status": {"podIPs": [{"ip": address}]}})
 }
 
@@ -177,7 +181,7 @@ fn pod(service: &str, (address, node): &(IpAddr, &str)) -> Value {
 fn slice(service: &str, port: u16, protocol: &str, endpoints: &[(IpAddr, &str)]) -> Value {
     let endpoint = |(address, node): &(IpAddr, &str)| {
         json!({"addresses": [address], "nodeName": node,
-               "targetRef": {"kind": "Pod", "namespace": "shop", "name": format!("{service}-{node}")}})
+               "targetRef": {"kind": "Pod", "namespace": "shop", "name": format!("{service}-{node}-{address}")}})
     };
     let family = if endpoints[0].0.is_ipv4() { "IPv4" } else { "IPv6" };
     json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": family,

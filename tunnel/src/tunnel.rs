@@ -198,6 +198,11 @@ impl Tunnel {
         self.0.engine.lock().status()
     }
 
+    /// Smoothed round trip time of the path in use to `peer`; none while no path is known to work.
+    pub fn rtt(&self, peer: PeerId) -> Option<Duration> {
+        self.0.engine.lock().rtt(&peer)
+    }
+
     /// Sends a probe to `peer` over the path in use and waits for the answer.
     pub async fn ping(&self, peer: PeerId) -> Result<Ping, OpenError> {
         self.0.engine.ping(peer, PING_PATIENCE).await

@@ -14,7 +14,7 @@ use super::early::{Early, Failed, code_of};
 use super::ends::{Socket, guarded};
 use super::metrics::Ended;
 use super::splice::splice;
-use super::{Attempt, Plan, Proxy, Via};
+use super::{Attempt, MAX_ATTEMPTS, Plan, Proxy, Via};
 use crate::wire::{Code, Preface};
 
 /// How long the other agent may take over a round trip and a connect of its own, beyond that connect's
@@ -34,54 +34,78 @@ impl Proxy {
             return;
         };
         let _open = self.metrics.open("outgoing");
-        let plan = self.plan(from, to, Protocol::Tcp);
-        if plan.attempts.is_empty() {
-            self.metrics.connections("outgoing", Ended::NoEndpoint);
+        let flow = Flow { from, to, begun: Instant::now() };
+        let ended = self.try_all(socket, flow).await;
+        if ended == Ended::NoEndpoint {
             tracing::debug!(%from, %to, "refused: no endpoint, or nothing is served at this address");
-            return;
         }
-        let ended = self.try_all(socket, &plan, from, to).await;
         self.metrics.connections("outgoing", ended);
     }
 
-    async fn try_all(&self, mut socket: Socket, plan: &Plan, from: SocketAddr, to: SocketAddr) -> Ended {
+    /// Tries one endpoint after the other. Which is next is decided anew: others learn meanwhile what answers,
+    /// and the flows of a client with session affinity stay together.
+    async fn try_all(&self, mut socket: Socket, flow: Flow) -> Ended {
         let mut early = Early::default();
         let mut last = Ended::NoEndpoint;
+        let mut tried = Vec::new();
         // Once more to the only endpoint, if it was the way there that was lost.
-        let again = plan.attempts.first().filter(|_| plan.attempts.len() == 1);
-        for (index, attempt) in plan.attempts.iter().chain(again).enumerate() {
-            let begun = Instant::now();
-            self.balancer().opened(&attempt.id, begun);
-            let _open = Opened { proxy: self, attempt };
-            let tried = match attempt.via {
-                Via::Direct => self.direct(socket, &mut early, attempt).await,
-                Via::Node(peer) => self.through(socket, &mut early, plan, attempt, peer, from).await,
+        let mut again = None;
+        while tried.len() < MAX_ATTEMPTS {
+            let plan = match again.take() {
+                Some(plan) => plan,
+                None => self.plan(flow.from, flow.to, Protocol::Tcp, &tried),
             };
-            match tried {
-                Tried::Carried { connected, ended } => {
-                    tracing::debug!(%from, %to, endpoint = %attempt.id.address, ?ended, "flow ended");
-                    if let Some(client) = &plan.client {
-                        self.balancer().keep(client.clone(), attempt.id.clone(), Instant::now());
-                    }
-                    self.metrics.connect_seconds.observe((connected - begun).as_secs_f64());
-                    return ended;
-                }
+            let Some(attempt) = plan.attempts.first() else { break };
+            let failed = match self.attempt(socket, &mut early, &plan, attempt, flow).await {
+                Tried::Carried(ended) => return ended,
                 Tried::Failed(back, failed) => {
                     socket = back;
-                    last = self.failed(attempt, &failed, from, to);
-                    let second = index + 1 == plan.attempts.len() && again.is_some();
-                    let is_lost = matches!(failed, Failed::Lost(_));
-                    if !failed.may_try_again(early.len()) || second && !is_lost {
-                        break;
-                    }
+                    failed
                 }
+            };
+            last = self.failed(attempt, &failed, flow);
+            if !failed.may_try_again(early.len()) {
+                break;
             }
+            tried.push(attempt.id.clone());
+            let is_only = tried.len() == 1 && plan.attempts.len() == 1;
+            again = (is_only && matches!(failed, Failed::Lost(_))).then_some(plan);
         }
         last
     }
 
+    async fn attempt(
+        &self,
+        socket: Socket,
+        early: &mut Early,
+        plan: &Plan,
+        attempt: &Attempt,
+        flow: Flow,
+    ) -> Tried {
+        self.balancer().opened(&attempt.id, Instant::now());
+        let _open = Opened { proxy: self, attempt };
+        let tried = match attempt.via {
+            Via::Direct => self.direct(socket, early, attempt, flow).await,
+            Via::Node(peer) => self.through(socket, early, plan, attempt, peer, flow).await,
+        };
+        if let Tried::Carried(ended) = &tried {
+            let Flow { from, to, .. } = flow;
+            tracing::debug!(%from, %to, endpoint = %attempt.id.address, ?ended, "flow ended");
+            if let Some((client, life)) = &plan.client {
+                self.balancer().touch(client, &attempt.id, *life, Instant::now());
+            }
+        }
+        tried
+    }
+
+    /// Takes note of an endpoint that was reached.
+    fn reached(&self, attempt: &Attempt, flow: Flow) {
+        self.balancer().connected(&attempt.id);
+        self.metrics.connect_seconds.observe(flow.begun.elapsed().as_secs_f64());
+    }
+
     /// Takes note of a failed attempt: whose fault it was, and what to call it.
-    fn failed(&self, attempt: &Attempt, failed: &Failed, from: SocketAddr, to: SocketAddr) -> Ended {
+    fn failed(&self, attempt: &Attempt, failed: &Failed, Flow { from, to, .. }: Flow) -> Ended {
         let node = attempt.id.node.as_ref().map_or("this node", |node| node.as_str());
         let endpoint = attempt.id.address;
         if matches!(failed, Failed::Client(_)) {
@@ -104,10 +128,9 @@ impl Proxy {
         plan: &Plan,
         attempt: &Attempt,
         peer: PeerId,
-        from: SocketAddr,
+        flow: Flow,
     ) -> Tried {
-        let begun = Instant::now();
-        let Some(header) = self.header(plan, attempt, from, Protocol::Tcp) else {
+        let Some(header) = self.header(plan, attempt, flow.from, Protocol::Tcp) else {
             return Tried::Failed(socket, Failed::Refused(Code::NotHere));
         };
         let preface = Preface::Tcp(header).encode();
@@ -125,32 +148,29 @@ impl Proxy {
             Ok(hand) => hand,
             Err(failed) => return Tried::Failed(socket, failed),
         };
-        let connected = Instant::now();
-        self.balancer().connected(&attempt.id, connected - begun);
+        self.reached(attempt, flow);
         let carried = self.metrics.carried();
         carried.sent.inc_by(early.len() as u64);
         early.forget();
         let result = tokio::select! {
             result = splice(socket, outlet, inlet, hand, &carried) => result,
-            () = self.force.cancelled() => return Tried::carried(connected, Ended::Refused(Code::Leaving)),
+            () = self.force.cancelled() => return Tried::Carried(Ended::Refused(Code::Leaving)),
         };
         if let Err(broken) = &result {
-            tracing::debug!(%from, %broken, "flow broken off");
+            tracing::debug!(from = %flow.from, %broken, "flow broken off");
         }
-        Tried::carried(connected, if result.is_ok() { Ended::Complete } else { Ended::Reset })
+        Tried::Carried(if result.is_ok() { Ended::Complete } else { Ended::Reset })
     }
 
     /// To an endpoint of this node or site, for packets that never passed a socket of this host: the
     /// kernel could not point those at it.
-    async fn direct(&self, mut socket: Socket, early: &mut Early, attempt: &Attempt) -> Tried {
-        let begun = Instant::now();
+    async fn direct(&self, mut socket: Socket, early: &mut Early, attempt: &Attempt, flow: Flow) -> Tried {
         let target = match timeout(self.connect_timeout, TcpStream::connect(attempt.id.address)).await {
             Err(_) => return Tried::Failed(socket, Failed::TimedOut(self.connect_timeout)),
             Ok(Err(error)) => return Tried::Failed(socket, Failed::Refused(code_of(&error))),
             Ok(Ok(target)) => target,
         };
-        let connected = Instant::now();
-        self.balancer().connected(&attempt.id, connected - begun);
+        self.reached(attempt, flow);
         let mut target = Socket::new(target);
         let (bytes, ended) = std::mem::take(early).into_bytes();
         let both = async {
@@ -163,26 +183,29 @@ impl Proxy {
         };
         let result = tokio::select! {
             result = both => result,
-            () = self.force.cancelled() => return Tried::carried(connected, Ended::Refused(Code::Leaving)),
+            () = self.force.cancelled() => return Tried::Carried(Ended::Refused(Code::Leaving)),
         };
         if result.is_err() {
-            return Tried::carried(connected, Ended::Reset);
+            return Tried::Carried(Ended::Reset);
         }
         socket.complete();
         target.complete();
-        Tried::carried(connected, Ended::Complete)
+        Tried::Carried(Ended::Complete)
     }
+}
+
+/// A steered connection.
+#[derive(Clone, Copy)]
+struct Flow {
+    from: SocketAddr,
+    to: SocketAddr,
+    /// When it was taken.
+    begun: Instant,
 }
 
 enum Tried {
-    Carried { connected: Instant, ended: Ended },
+    Carried(Ended),
     Failed(Socket, Failed),
-}
-
-impl Tried {
-    fn carried(connected: Instant, ended: Ended) -> Self {
-        Self::Carried { connected, ended }
-    }
 }
 
 /// Counts a flow as one of its endpoint's while it lives.

@@ -8,6 +8,8 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::testing::{Node, pair, pair_with, service};
 
+mod sharing;
+
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// Bound of everything that a test waits for, far above what it takes.
 const SOON: Duration = Duration::from_secs(20);

@@ -389,6 +389,11 @@ impl Engine {
         format!("{direct} direct addresses did not answer; {relays}")
     }
 
+    /// Smoothed round trip time of the path in use to a peer.
+    pub(crate) fn rtt(&self, peer: &PeerId) -> Option<Duration> {
+        self.peers.get(peer)?.paths.working(Instant::now())?.rtt()
+    }
+
     /// Every peer and how it is reached.
     pub(crate) fn status(&self) -> Vec<PeerStatus> {
         let now = Instant::now();

@@ -94,7 +94,7 @@ impl Proxy {
         if self.udp.callers().by_address.len() >= self.udp.max_flows {
             return Err("too_many_flows");
         }
-        let plan = self.plan(from, to, Protocol::Udp);
+        let plan = self.plan(from, to, Protocol::Udp, &[]);
         let attempt = plan.attempts.first().ok_or("no_endpoint")?;
         let reply = self.reply_socket(to).map_err(|error| {
             tracing::warn!(%to, %error, "no socket to answer from");
@@ -113,11 +113,7 @@ impl Proxy {
             used: Used::now(),
             _open: self.metrics.udp_open("outgoing"),
         });
-        let now = Instant::now();
-        self.balancer().opened(&attempt.id, now);
-        if let Some(client) = plan.client {
-            self.balancer().keep(client, attempt.id.clone(), now);
-        }
+        self.balancer().opened(&attempt.id, Instant::now());
         let mut callers = self.udp.callers();
         if let Way::Far { peer, number, .. } = &flow.way {
             callers.by_number.insert((*peer, *number), flow.clone());
