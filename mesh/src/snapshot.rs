@@ -124,7 +124,8 @@ impl Snapshot {
     }
 
     /// The addresses of a target that another node's agent asks for, as far as this node answers for it:
-    /// its own pods, and what the site exports. Those that the caller would like come first.
+    /// its own pods, and what the site exports. Where the one that the caller chose is among them it is that
+    /// alone: only the caller, who hears of a refusal, knows which is next.
     pub fn targets(&self, target: &Target) -> Vec<SocketAddr> {
         match target {
             Target::Service { service, port, protocol, endpoint } => {
@@ -135,10 +136,13 @@ impl Snapshot {
                 let Some(port) = service.ports.iter().find(is) else { return Vec::new() };
                 let mut backends = self.model.served_here(service, port, &self.view());
                 backends.retain(|backend| self.answers_for(port, backend));
-                let wanted = |backend: &Backend| Some(backend.address.ip()) == *endpoint;
+                let is_wanted = |backend: &Backend| Some(backend.address.ip()) == *endpoint;
+                if backends.iter().any(is_wanted) {
+                    backends.retain(is_wanted);
+                }
                 let family = endpoint.map(Family::of);
                 let foreign = |backend: &Backend| Some(Family::of(backend.address.ip())) != family;
-                backends.sort_by_key(|backend| (!wanted(backend), foreign(backend)));
+                backends.sort_by_key(foreign);
                 backends.into_iter().map(|backend| backend.address).collect()
             }
             Target::Pod { namespace, name, family, port, .. } => {

@@ -96,6 +96,14 @@ fn a_node_answers_for_its_own_pods_and_for_what_it_exports() {
     let address = |text: &str| vec![text.parse::<SocketAddr>().unwrap()];
     assert_eq!(closed.targets(&wanted("orders", 80, None)), address("10.244.2.7:8080"));
     assert_eq!(closed.targets(&wanted("orders", 80, Some("10.244.1.7"))), address("10.244.2.7:8080"));
+    let two = json!([pod("10.244.2.7", "b1", "orders-0"), pod("10.244.2.8", "b1", "orders-2")]);
+    let mut both = closed.clone();
+    let model = Arc::make_mut(&mut both.model);
+    model.put(&slice("orders", two)).unwrap();
+    model.put(&own_pod("orders-2", false, "10.244.2.8")).unwrap();
+    assert_eq!(both.targets(&wanted("orders", 80, None)).len(), 2);
+    assert_eq!(both.targets(&wanted("orders", 80, Some("10.244.2.8"))), address("10.244.2.8:8080"));
+    assert_eq!(both.targets(&wanted("orders", 80, Some("10.244.2.9"))).len(), 2, "the one chosen has gone");
     assert_eq!(closed.targets(&wanted("orders", 81, None)), []);
     assert_eq!(closed.targets(&wanted("nobody", 80, None)), []);
     assert_eq!(closed.targets(&wanted("plc", 502, None)), []);

@@ -77,6 +77,20 @@ async fn a_flow_that_stays_open_does_not_turn_the_others_away() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_refuses_is_passed_over_though_its_node_has_others() {
+    let (a, b) = pair().await;
+    let mut listeners = listeners([&a, &b], 2).await;
+    listeners.pop();
+    let start = Instant::now();
+    // Each call but one of four goes to the other endpoint than the last.
+    for _ in 0..30 {
+        let client = call(&a, cluster_ip()).await;
+        drop((client, accept(&listeners).await));
+    }
+    assert_eq!(a.proxy.balancer().aside(start), 1);
+}
+
+#[tokio::test]
 async fn the_flows_of_a_bound_client_meet_while_none_has_ended() {
     let (a, b) = pair().await;
     let listeners = listeners([&a, &b], 4).await;
