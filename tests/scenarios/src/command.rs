@@ -12,6 +12,8 @@ use anyhow::{Context, bail};
 pub(crate) struct Done {
     /// Whether it ended with 0.
     pub(crate) good: bool,
+    /// What it ended with; none if it was killed.
+    pub(crate) code: Option<i32>,
     /// Standard output.
     pub(crate) out: String,
     /// Standard error, and that the time was up where it was.
@@ -36,7 +38,8 @@ pub(crate) fn run(command: &mut Command, input: &str, limit: Duration) -> anyhow
     if late {
         err.push_str(&format!(" (killed after {} s)", limit.as_secs()));
     }
-    Ok(Done { good: output.status.success(), out: String::from_utf8_lossy(&output.stdout).into_owned(), err })
+    let (good, code) = (output.status.success(), output.status.code());
+    Ok(Done { good, code, out: String::from_utf8_lossy(&output.stdout).into_owned(), err })
 }
 
 /// Kills the process after `limit` unless the sender is dropped before; says whether it did.

@@ -47,6 +47,13 @@ const MAIN: &[Promise] = &[
         scenario: across_sites::call,
     },
     Promise {
+        name: "calls-are-shared",
+        sentence: "of 100 calls across sites, one after the other, each of the two pods gets 30 or more",
+        needs: &[System],
+        rests_on: &[ServerAgent, Server],
+        scenario: across_sites::shared,
+    },
+    Promise {
         name: "no-route-between-sites",
         sentence: "neither site has a route to the other's ranges",
         needs: &[System],

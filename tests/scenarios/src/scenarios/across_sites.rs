@@ -15,6 +15,8 @@ const BULK: u64 = 100_000_000;
 const ASIDE: u64 = 1_000_000;
 /// How long the bulk may take on a busy machine.
 const BULK_TIME: Duration = Duration::from_secs(120);
+/// How long the calls may take that are shared.
+const CALLS_TIME: Duration = Duration::from_secs(120);
 /// How long a path may take to be found.
 const PATH_TIME: Duration = Duration::from_secs(30);
 
@@ -28,6 +30,27 @@ pub(crate) fn call(world: &mut World) -> Result<()> {
             .output(&format!("a {protocol} call across sites"))?;
         ensure!(answer.contains("at site-b: across"), "{protocol}: the answer is {answer:?}");
     }
+    Ok(())
+}
+
+/// Calls one after the other, and the fewest that either pod may get of them. Which pod takes the next call is
+/// the other one three times of four: that one gets fewer has a probability of 6e-12.
+const CALLS: usize = 100;
+const SHARE: usize = 30;
+
+/// Every pod behind the Service gets its share of the calls that a client makes one after the other.
+pub(crate) fn shared(world: &mut World) -> Result<()> {
+    world.expect_orders()?;
+    let container = world.container("edge-a", "client")?;
+    let script =
+        format!("for i in $(seq {CALLS}); do curl -sS --max-time 5 http://{ORDERS}/ || exit; echo; done");
+    let said = world.in_container_for(CALLS_TIME, "edge-a", &container, &["sh", "-c", &script])?;
+    let said = said.output(&format!("{CALLS} calls across sites"))?;
+    let pods = world.kubectl("-n shop get pods -l app=orders -o jsonpath={.items[*].metadata.name}")?;
+    let shares: Vec<_> = pods.split_whitespace().map(|pod| (pod, said.matches(pod).count())).collect();
+    let total: usize = shares.iter().map(|(_, share)| share).sum();
+    ensure!(shares.len() == 2 && total == CALLS, "not {CALLS} answers of two pods: {shares:?}");
+    ensure!(shares.iter().all(|(_, share)| *share >= SHARE), "{CALLS} calls are not shared: {shares:?}");
     Ok(())
 }
 

@@ -116,8 +116,12 @@ impl World {
 
     /// What the Service of the other site answers a fresh HTTP request of the client pod.
     pub(crate) fn call_orders(&self) -> Result<String> {
+        self.try_orders()?.output("the call across sites")
+    }
+
+    fn try_orders(&self) -> Result<Done> {
         let url = format!("http://{ORDERS}/");
-        self.in_client(&["curl", "-sS", "--max-time", "5", &url])?.output("the call across sites")
+        self.in_client(&["curl", "-sS", "--max-time", "5", &url])
     }
 
     /// As [`Self::call_orders`], and the answer must come from site B.
@@ -129,15 +133,31 @@ impl World {
         bail!("the answer does not come from site B: {answer}")
     }
 
-    /// The call across sites must fail now, and go on failing.
+    /// The call across sites must fail now, and go on failing: a client that does not run is no proof.
     pub(crate) fn expect_no_orders(&self, because: &str) -> Result<()> {
         for _ in 0..2 {
-            if let Ok(answer) = self.call_orders() {
-                bail!("the call across sites succeeds although {because}: {answer}");
-            }
+            let done = self.try_orders().with_context(|| format!("nobody called while {because}"))?;
+            expect_failed_call(done).with_context(|| format!("although {because}"))?;
         }
         Ok(())
     }
+}
+
+/// What curl ends with when a call fails on its way: no name, no connection, no answer in time, none at all, a
+/// reset.
+const FAILED_CALLS: [i32; 5] = [6, 7, 28, 52, 56];
+
+/// Wants curl's own word that its call failed: what runs it in a pod ends with numbers of its own.
+fn expect_failed_call(done: Done) -> Result<()> {
+    let said = |code: &i32| done.err.contains(&format!("curl: ({code})"));
+    if done.good {
+        bail!("the call across sites succeeds: {}", done.out.trim());
+    }
+    if done.code.filter(|code| FAILED_CALLS.contains(code)).as_ref().is_some_and(said) {
+        return Ok(());
+    }
+    let code = done.code;
+    done.output(&format!("the call across sites was not made (exit code {code:?})")).map(drop)
 }
 
 fn json(arguments: &str, out: &str) -> Result<serde_json::Value> {
@@ -148,4 +168,34 @@ fn json(arguments: &str, out: &str) -> Result<serde_json::Value> {
 fn unique() -> u128 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |since| since.as_nanos())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_curl_says_that_a_call_failed() {
+        let ended = |code: Option<i32>, out: &str, err: &str| {
+            let done = Done { good: code == Some(0), code, out: out.to_owned(), err: err.to_owned() };
+            expect_failed_call(done).map_err(|error| error.to_string())
+        };
+        for (code, err) in [
+            (7, "curl: (7) Failed to connect to orders port 80: Connection refused"),
+            (28, "curl: (28) Connection timed out after 5001 milliseconds"),
+            (56, "curl: (56) Recv failure: Connection reset by peer"),
+        ] {
+            assert_eq!(ended(Some(code), "", err), Ok(()));
+        }
+        for (code, out, err) in [
+            (Some(0), "two orders", ""),
+            (Some(1), "", "ctr: no running task found: task 7 not found"),
+            (Some(7), "", "ctr: container ended"),
+            (Some(2), "", "curl: (2) Failed initialization"),
+            (Some(127), "", "curl: not found"),
+            (None, "", "curl: (28) timed out (killed after 15 s)"),
+        ] {
+            assert!(ended(code, out, err).is_err(), "{code:?} {err}");
+        }
+    }
 }
