@@ -28,6 +28,8 @@ use crate::run::Manner;
 /// pod runs at site B), and straight between the two hosts by forwarded ports. Needs root, and about 40 minutes for
 /// all rows; `--only` and `--quick` take less. nebula is taken where it is installed (apt-get install nebula).
 ///
+/// BUILD=no in the environment takes the other programs as they were built before, in place of building them.
+///
 /// Build it first: cargo build --release -p edgeloom-bench -p edgeloom-lab
 #[derive(Debug, Parser)]
 #[command(name = "bench", version, args_conflicts_with_subcommands = true)]
@@ -43,6 +45,12 @@ struct Cli {
     /// Print the names of the rows and what they are about, and do nothing.
     #[arg(long)]
     list: bool,
+    /// Take the rows that are not run now from what earlier runs wrote with --json; the first file counts.
+    #[arg(long = "with", value_delimiter = ',', value_name = "FILE")]
+    earlier: Vec<PathBuf>,
+    /// Run nothing: show, and write anew, what --with brings.
+    #[arg(long, requires = "earlier")]
+    no_run: bool,
     /// Write the results here, as JSON with every sample.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -112,14 +120,23 @@ fn measure(cli: &Cli) -> Result<()> {
         }
         return Ok(());
     }
+    let mut earlier = Vec::new();
+    for path in &cli.earlier {
+        earlier.extend(report::read_json(path)?);
+    }
+    let new = if cli.no_run { Vec::new() } else { run_rows(cli, rows)? };
+    let outcomes = report::merge(new, earlier);
+    report::print(&outcomes);
+    cli.json.as_deref().map_or(Ok(()), |path| report::write_json(&outcomes, path))?;
+    cli.page.as_deref().map_or(Ok(()), |path| report::write_page(&outcomes, path))
+}
+
+fn run_rows(cli: &Cli, rows: Vec<rows::Row>) -> Result<Vec<run::Outcome>> {
     ensure!(
         !cfg!(debug_assertions),
         "this is a debug build; build with: cargo build --release -p edgeloom-bench -p edgeloom-lab"
     );
     let repository = cli.repository.canonicalize()?;
     let manner = Manner { repository: &repository, lab: &cli.lab, quick: cli.quick, keep: cli.keep };
-    let outcomes = run::run(manner, rows)?;
-    report::print(&outcomes);
-    cli.json.as_deref().map_or(Ok(()), |path| report::write_json(&outcomes, path))?;
-    cli.page.as_deref().map_or(Ok(()), |path| report::write_page(&outcomes, path))
+    run::run(manner, rows)
 }

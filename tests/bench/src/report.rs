@@ -4,13 +4,15 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use comfy_table::{Table, presets};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::nebula;
-use crate::rows::{Figure, Goal};
+use crate::rows::{self, Figure, Goal, Round};
 use crate::run::Outcome;
 use crate::stats::{Spread, short};
 
@@ -92,6 +94,46 @@ pub(crate) fn write_json(outcomes: &[Outcome], path: &Path) -> Result<()> {
     fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// What is read back of the JSON; the rest follows from it.
+#[derive(Deserialize)]
+struct Written {
+    rows: Vec<WrittenRow>,
+}
+
+#[derive(Deserialize)]
+struct WrittenRow {
+    row: String,
+    rtt_ms: f64,
+    rounds: Vec<Round>,
+}
+
+/// The outcomes that a file of [`write_json`] holds, of rows that there still are.
+pub(crate) fn read_json(path: &Path) -> Result<Vec<Outcome>> {
+    let wrong = || format!("{}: no results of this program", path.display());
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let Written { rows } = serde_json::from_str(&text).with_context(wrong)?;
+    let known = rows::all();
+    let outcome = |written: WrittenRow| {
+        let row = known.iter().find(|row| row.name == written.row)?.clone();
+        let trip = Duration::try_from_secs_f64(written.rtt_ms / 1e3).ok()?;
+        Some(Outcome { row, rounds: written.rounds, trip })
+    };
+    Ok(rows.into_iter().filter_map(outcome).collect())
+}
+
+/// Puts new outcomes before earlier ones of the same row, in the order of the rows.
+pub(crate) fn merge(new: Vec<Outcome>, earlier: Vec<Outcome>) -> Vec<Outcome> {
+    let mut all: Vec<Outcome> = Vec::new();
+    for outcome in new.into_iter().chain(earlier) {
+        if all.iter().all(|known| known.row.name != outcome.row.name) {
+            all.push(outcome);
+        }
+    }
+    let order: Vec<String> = rows::all().into_iter().map(|row| row.name).collect();
+    all.sort_by_key(|outcome| order.iter().position(|name| *name == outcome.row.name));
+    all
+}
+
 fn as_json(outcome: &Outcome) -> Value {
     let row = &outcome.row;
     let figures: Vec<Value> = row
@@ -163,10 +205,8 @@ fn replace(page: &str, outcomes: &[Outcome]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::rows::{self, Round, Sample, Way};
+    use crate::rows::{Sample, Way};
 
     fn outcome(name: &str, service: f64, tcp: f64) -> Outcome {
         let row = rows::all().into_iter().find(|row| row.name == name).unwrap();
@@ -187,6 +227,19 @@ mod tests {
         assert!(page.contains("| gigabit | Service 940, TCP 950 | Mbit/s | 20.0 |"), "{page}");
         assert_eq!(replace(&page, &outcomes).unwrap(), page);
         assert_eq!(replace("no marks", &outcomes), None);
+    }
+
+    #[test]
+    fn what_was_written_is_read_back_and_replaced_row_by_row() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        write_json(&[outcome("gigabit", 1.0, 2.0), outcome("echo", 3.0, 4.0)], file.path()).unwrap();
+        let merged = merge(vec![outcome("echo", 5.0, 6.0)], read_json(file.path()).unwrap());
+        let values: Vec<_> =
+            merged.iter().map(|o| (o.row.name.as_str(), o.rounds[0][&Way::Service].value)).collect();
+        assert_eq!(values, [("gigabit", 1.0), ("echo", 5.0)]);
+        assert_eq!(merged[0].trip, Duration::from_millis(20));
+        fs::write(file.path(), "[]").unwrap();
+        assert!(read_json(file.path()).is_err());
     }
 
     #[test]

@@ -5,13 +5,13 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::load::Load;
 use crate::stats::{Spread, short};
 
 /// By what the client reaches the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Way {
     /// From a pod at site A to the ClusterIP of a Service whose pod runs at site B.
@@ -58,18 +58,18 @@ pub(crate) enum Place {
 }
 
 /// What one run gave.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Sample {
     /// Mbit/s, microseconds (the median of the run's), or connections a second.
     pub(crate) value: f64,
     /// Seconds of processor time of the agents, or of nebula, at both ends for each GiB carried.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cpu_per_gib: Option<f64>,
     /// KiB by which the agents of site A and B grew for each idle connection.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) memory: Option<[f64; 2]>,
     /// Connections that failed.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) failed: u64,
 }
 
