@@ -25,15 +25,15 @@ pub(crate) const STILL: f64 = 1000.0;
 const OTHER_ADDRESS: &str = "203.0.113.200/24";
 const NAMES: [&str; 2] = ["one", "two"];
 
-/// What goes wrong, or right again, in this order.
-const TROUBLES: [(&str, Trouble); 7] = [
-    ("no UDP from NAT to NAT", Trouble::Block),
-    ("the relay in use is killed", Trouble::KillRelay),
-    ("UDP from NAT to NAT again", Trouble::Unblock),
-    ("the first NAT forgets its mappings and takes other ports", Trouble::Rebind),
-    ("the first site's uplink gets another address", Trouble::Readdress),
-    ("no UDP from NAT to NAT", Trouble::Block),
-    ("UDP from NAT to NAT again", Trouble::Unblock),
+/// What goes wrong, or right again, in this order, and the path on which the transfer is before the next does.
+const TROUBLES: [(&str, Trouble, Path); 7] = [
+    ("no UDP from NAT to NAT", Trouble::Block, Path::Relayed),
+    ("the relay in use is killed", Trouble::KillRelay, Path::Relayed),
+    ("UDP from NAT to NAT again", Trouble::Unblock, Path::Punched),
+    ("the first NAT forgets its mappings and takes other ports", Trouble::Rebind, Path::Punched),
+    ("the first site's uplink gets another address", Trouble::Readdress, Path::Punched),
+    ("no UDP from NAT to NAT", Trouble::Block, Path::Relayed),
+    ("UDP from NAT to NAT again", Trouble::Unblock, Path::Punched),
 ];
 
 #[derive(Debug, Clone, Copy)]
@@ -109,16 +109,14 @@ impl Ordeal {
     fn transfer(&mut self, node: &mut Node, bytes: u64) -> Result<Received> {
         node.tell(&format!("send {bytes}"))?;
         self.began = Instant::now();
-        for (number, (sentence, trouble)) in (0..).zip(TROUBLES) {
-            let due = self.began + FIRST + APART * number;
-            while let Some(event) = node.next(due)? {
-                if self.took(event, |event| matches!(event, Event::Sent(_))).is_some() {
-                    bail!("the transfer was over before all that was to happen had happened");
-                }
-            }
+        let mut before = ("the transfer began", Path::Punched);
+        for (number, (sentence, trouble, path)) in (0..).zip(TROUBLES) {
+            self.follow(node, self.began + FIRST + APART * number, before)?;
             println!("{:>6.1} s  {sentence}", self.began.elapsed().as_secs_f64());
             self.cause(trouble).with_context(|| sentence.to_owned())?;
+            before = (sentence, path);
         }
+        self.follow(node, Instant::now() + APART, before)?;
         let received = node.expect("the transfer does not end", LENGTH * 4, |event| match event {
             Event::Sent(received) => Some(received),
             other => self.took(other, |_| false).and(None),
@@ -128,6 +126,21 @@ impl Ordeal {
         }
         ensure!(received.longest_gap_ms <= STILL, "stood still for {:.0} ms", received.longest_gap_ms);
         Ok(received)
+    }
+
+    /// Takes what happens until `due`, when the path must be what follows from what was done last.
+    fn follow(&mut self, node: &Node, due: Instant, (sentence, path): (&str, Path)) -> Result<()> {
+        while let Some(event) = node.next(due)? {
+            if let Event::Failed { error } = event {
+                bail!("after {sentence:?}: {error}");
+            }
+            if self.took(event, |event| matches!(event, Event::Sent(_))).is_some() {
+                bail!("the transfer was over before all that was to happen had happened");
+            }
+        }
+        let took = APART.as_secs();
+        ensure!(self.path.starts_with(path.name()), "{took} s after {sentence:?} the path is {}", self.path);
+        Ok(())
     }
 
     /// Remembers and prints a change of path; says whether the event is the one that is waited for.

@@ -212,6 +212,13 @@ const TUNNEL: &[Promise] = &[
         rests_on: &[],
         scenario: tunnel::matrix,
     },
+    Promise {
+        name: "no-byte-lost",
+        sentence: "a transfer arrives whole, and never stands still for a second, while relay, NAT, uplink and direct path fail",
+        needs: &[Root],
+        rests_on: &[],
+        scenario: tunnel::ordeal,
+    },
 ];
 
 const OFFLINE: &[Promise] = &[

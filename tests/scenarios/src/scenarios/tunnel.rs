@@ -18,16 +18,36 @@ const MATRIX: Duration = Duration::from_secs(400);
 /// Name of the matrix's lab.
 const MATRIX_LAB: &str = "matrix";
 
+/// What the ordeal may take: four times three quarters of a minute, which its transfer is given, and its lab.
+const ORDEAL: Duration = Duration::from_secs(240);
+const ORDEAL_LAB: &str = "ordeal";
+/// How much it transfers, in MiB: two cores that do other things as well carry it at this rate.
+const ORDEAL_MEBIBYTES: &str = "256";
+
 /// Two nodes behind every pair of NATs, and in every other place.
 pub(crate) fn matrix(world: &mut World) -> Result<()> {
-    let mut program = Command::new(world.program("matrix"));
-    let done = command::run(program.args(["run", "--lab", MATRIX_LAB]), "", MATRIX);
-    // A run that is killed leaves its lab.
-    Lab::down(Path::new(ROOT), MATRIX_LAB)?;
-    let done = done?;
-    println!("{}", done.out.lines().map(|line| format!("  | {line}\n")).collect::<String>());
+    let done = in_lab(world, MATRIX_LAB, &["run", "--lab", MATRIX_LAB], MATRIX)?;
     ensure!(done.good, "cells are not as predicted: see the table; {}", done.err);
     Ok(())
+}
+
+/// One long transfer, while what carries it is taken away piece by piece.
+pub(crate) fn ordeal(world: &mut World) -> Result<()> {
+    let words = ["ordeal", "--lab", ORDEAL_LAB, "--mebibytes", ORDEAL_MEBIBYTES];
+    let done = in_lab(world, ORDEAL_LAB, &words, ORDEAL)?;
+    ensure!(done.good, "{}", done.err);
+    Ok(())
+}
+
+/// Runs the matrix program, which makes a lab of its own.
+fn in_lab(world: &World, lab: &str, words: &[&str], limit: Duration) -> Result<command::Done> {
+    let mut program = Command::new(world.program("matrix"));
+    let done = command::run(program.args(words), "", limit);
+    // A run that is killed leaves its lab.
+    Lab::down(Path::new(ROOT), lab)?;
+    let done = done?;
+    println!("{}", done.out.lines().map(|line| format!("  | {line}\n")).collect::<String>());
+    Ok(done)
 }
 
 /// Random and mangled input for every decoder, and for a running node.
