@@ -21,6 +21,8 @@ const POOR_RANK: u8 = 5;
 const BELIEVED: u32 = 3;
 /// Answers before which a round trip time may be the first packet's, not the path's.
 const SETTLED: u32 = 4;
+/// How long a round trip time is of now.
+const OLD: Duration = Duration::from_secs(10);
 /// How long an answer may take: bounds, and the value before a round trip was measured.
 const LEAST_WAIT: Duration = Duration::from_millis(60);
 const MOST_WAIT: Duration = Duration::from_secs(1);
@@ -201,6 +203,11 @@ impl Candidate {
         self.answers >= SETTLED
     }
 
+    /// Whether what was measured is of another time.
+    fn is_old(&self, now: Instant) -> bool {
+        self.answered_at.is_none_or(|at| now.saturating_duration_since(at) > OLD)
+    }
+
     /// Whether it answered often enough to take the place of a carrier, or did so at the other end.
     pub(crate) fn is_believed(&self) -> bool {
         self.answers >= BELIEVED || self.used_by_peer
@@ -294,8 +301,11 @@ impl Candidate {
         let rtt = now.saturating_duration_since(sent.at);
         self.smoothed = Some(match self.smoothed {
             None => (rtt, rtt / 2),
-            // A first packet may have waited for a neighbour's address or behind a queue: that is not the path's.
-            Some((smoothed, _)) if !self.is_settled() && rtt * 2 < smoothed => (rtt, rtt / 2),
+            // A first packet may have waited for a neighbour's address or behind a queue, and a path that is probed
+            // seldom would show the queue of long ago: that is not the path's.
+            Some((smoothed, _)) if (!self.is_settled() || self.is_old(now)) && rtt * 2 < smoothed => {
+                (rtt, rtt / 2)
+            }
             // RFC 9002, section 5.3.
             Some((smoothed, variance)) => {
                 ((smoothed * 7 + rtt) / 8, (variance * 3 + smoothed.abs_diff(rtt)) / 4)

@@ -235,6 +235,19 @@ fn an_idle_path_costs_one_probe_every_25_seconds() {
 }
 
 #[test]
+fn an_idle_path_forgets_the_queue_of_long_ago() {
+    let mut world = World::new(FLOWS);
+    world.paths.add(world.now, direct(1), PUNCHED, Origin::Told);
+    world.answer(direct(1), Some(ms(450)));
+    world.run(ms(10_000));
+    assert!(world.paths.current().unwrap().is_settled());
+    world.paths.set_demand(world.now, Demand::Keep);
+    (world.flow, world.rtt) = (IDLE, vec![(direct(1), ms(20))]);
+    world.run(Duration::from_secs(60));
+    assert_eq!(world.paths.current().unwrap().rtt(), Some(ms(20)));
+}
+
+#[test]
 fn a_beat_keeps_the_path_it_goes_by_and_a_probe_proves_it_seldom() {
     let mut world = World::new(IDLE);
     world.paths.add(world.now, direct(1), PUNCHED, Origin::Told);
