@@ -9,6 +9,7 @@ use edgeloom_model::{
     Backend, Choice, Entry, Family, Frontend, Model, NodeName, PodRef, Protocol, Service, ServiceKey,
     ServicePort, Site, View,
 };
+use edgeloom_tunnel::PeerId;
 
 use crate::config::Export;
 use crate::wire::Target;
@@ -64,6 +65,13 @@ impl Snapshot {
     /// A snapshot of a model of which nothing is known yet.
     pub fn empty(place: Arc<Place>) -> Self {
         Self { place, model: Arc::default(), routed: BTreeSet::new(), addresses: Vec::new() }
+    }
+
+    /// Name of a peer's node, or the peer id where it is not known.
+    pub fn name_of(&self, peer: &PeerId) -> String {
+        let id = peer.to_string();
+        let member = self.model.members().find(|member| *member.peer == *id);
+        member.map_or(id, |member| member.name.to_string())
     }
 
     /// The viewpoint for the choice of endpoints.

@@ -32,10 +32,10 @@ impl Carrier for Wire {
     fn open(&self, peer: PeerId) -> BoxFuture<'_, Result<Stream, OpenError>> {
         async move {
             if peer != self.peer {
-                return Err(OpenError::UnknownPeer(peer));
+                return Err(OpenError::UnknownPeer(peer.into()));
             }
             let opened = self.connection.open_bi().await;
-            let (send, recv) = opened.map_err(|error| OpenError::Lost(peer, error.to_string()))?;
+            let (send, recv) = opened.map_err(|error| OpenError::Lost(peer.into(), error.to_string()))?;
             Ok(Stream { send, recv })
         }
         .boxed()

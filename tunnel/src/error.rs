@@ -1,9 +1,11 @@
 //! Why something with a peer failed.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use edgeloom_model::NodeName;
 use libp2p::PeerId;
 
 use crate::alpn::Alpn;
@@ -41,48 +43,86 @@ pub enum Error {
     Endpoint(String),
 }
 
+/// A peer as people know it: by the name of its node, once that is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// Its peer id.
+    pub peer: PeerId,
+    /// Name of its Node.
+    pub node: Option<NodeName>,
+}
+
+impl From<PeerId> for Named {
+    fn from(peer: PeerId) -> Self {
+        Self { peer, node: None }
+    }
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.node {
+            Some(node) => write!(f, "node {node} (peer {})", self.peer),
+            None => write!(f, "peer {}", self.peer),
+        }
+    }
+}
+
 /// Why no stream to a peer could be opened.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum OpenError {
     /// The peer is no member as far as this node knows.
-    #[error("peer {0} is not known here: it has not joined, was revoked, or the hub has not told of it yet")]
-    UnknownPeer(PeerId),
+    #[error("{0} is not known here: it has not joined, was revoked, or the hub has not told of it yet")]
+    UnknownPeer(Named),
     /// Nothing answered at any address, and no relay knows the peer.
-    #[error("no path to peer {peer} found within {waited:?}: {tried}")]
+    #[error("no path to {peer} found within {waited:?}: {tried}")]
     NoPath {
         /// The peer.
-        peer: PeerId,
+        peer: Named,
         /// How long was looked.
         waited: Duration,
         /// What was tried.
         tried: String,
     },
     /// The peer refused, or is not who it should be.
-    #[error("peer {peer} refused {alpn}: {reason}")]
+    #[error("{peer} refused {alpn}: {reason}")]
     Refused {
         /// The peer.
-        peer: PeerId,
+        peer: Named,
         /// The protocol asked for.
         alpn: Alpn,
         /// What was said.
         reason: String,
     },
     /// The peer was found but did not finish the handshake in time.
-    #[error("peer {peer} did not answer {alpn} within {waited:?}")]
+    #[error("{peer} did not answer {alpn} within {waited:?}")]
     TimedOut {
         /// The peer.
-        peer: PeerId,
+        peer: Named,
         /// The protocol asked for.
         alpn: Alpn,
         /// How long was waited.
         waited: Duration,
     },
     /// The connection ended while the stream was being opened; the next attempt makes a new one.
-    #[error("connection to peer {0} was lost: {1}")]
-    Lost(PeerId, String),
+    #[error("connection to {0} was lost: {1}")]
+    Lost(Named, String),
     /// This tunnel is shutting down.
     #[error("the tunnel is shutting down")]
     ShuttingDown,
+}
+
+impl OpenError {
+    /// The peer that it is about.
+    pub(crate) fn peer_mut(&mut self) -> Option<&mut Named> {
+        match self {
+            Self::UnknownPeer(peer)
+            | Self::NoPath { peer, .. }
+            | Self::Refused { peer, .. }
+            | Self::TimedOut { peer, .. }
+            | Self::Lost(peer, _) => Some(peer),
+            Self::ShuttingDown => None,
+        }
+    }
 }
 
 /// Why a datagram was not sent.

@@ -35,7 +35,7 @@ use bytes::Bytes;
 
 pub use alpn::Alpn;
 pub use config::{Carriers, Config, Congestion, PORT, Peer, Proxy, ProxyError, RelayPeer};
-pub use error::{DatagramError, Error, OpenError};
+pub use error::{DatagramError, Error, Named, OpenError};
 pub use identity::Verified;
 pub use libp2p::PeerId;
 pub use status::{Attempt, DirectKind, Nat, Path, PeerStatus, Ping, Standing, Trace};

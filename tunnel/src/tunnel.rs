@@ -127,6 +127,10 @@ impl Tunnel {
     /// Opens a stream to `peer`, connecting first where no connection is open: by a relay at once, directly as
     /// soon as a direct path is found.
     pub async fn open(&self, peer: PeerId, alpn: Alpn) -> Result<Stream, OpenError> {
+        self.try_open(peer, alpn).await.map_err(|error| self.named(error))
+    }
+
+    async fn try_open(&self, peer: PeerId, alpn: Alpn) -> Result<Stream, OpenError> {
         let inner = &self.0;
         let patience = inner.dialler.patience;
         let mut lost = None;
@@ -139,10 +143,18 @@ impl Tunnel {
             match tokio::time::timeout(patience, connection.open_bi()).await {
                 Ok(Ok((send, recv))) => return Ok(Stream { send, recv }),
                 Ok(Err(error)) => lost = Some(error),
-                Err(_) => return Err(OpenError::TimedOut { peer, alpn, waited: patience }),
+                Err(_) => return Err(OpenError::TimedOut { peer: peer.into(), alpn, waited: patience }),
             }
         }
-        Err(OpenError::Lost(peer, lost.map_or_else(String::new, |error| error.to_string())))
+        Err(OpenError::Lost(peer.into(), lost.map_or_else(String::new, |error| error.to_string())))
+    }
+
+    /// An error with the name of its peer's node, where that is known: people know no peer ids.
+    fn named(&self, mut error: OpenError) -> OpenError {
+        if let Some(named) = error.peer_mut() {
+            *named = self.0.engine.lock().named(&named.peer);
+        }
+        error
     }
 
     /// Sends a datagram on the open `mesh/1` connection to `peer`; it may be lost.
@@ -205,12 +217,12 @@ impl Tunnel {
 
     /// Sends a probe to `peer` over the path in use and waits for the answer.
     pub async fn ping(&self, peer: PeerId) -> Result<Ping, OpenError> {
-        self.0.engine.ping(peer, PING_PATIENCE).await
+        self.0.engine.ping(peer, PING_PATIENCE).await.map_err(|error| self.named(error))
     }
 
     /// Probes every known way to `peer` and tells what came of it. Takes about two seconds.
     pub async fn trace(&self, peer: PeerId) -> Result<Trace, OpenError> {
-        self.0.engine.trace(peer).await
+        self.0.engine.trace(peer).await.map_err(|error| self.named(error))
     }
 
     /// What the NATs between this node and those that see it do.

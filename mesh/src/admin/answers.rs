@@ -40,7 +40,7 @@ fn path(path: &Path, snapshot: &Snapshot) -> admin::Path {
         Path::Direct { addr, kind } => {
             admin::Path::Direct { address: addr.to_string(), by: kind.as_str().to_owned() }
         }
-        Path::Relayed { relay } => admin::Path::Relayed { relay: name(relay, snapshot) },
+        Path::Relayed { relay } => admin::Path::Relayed { relay: snapshot.name_of(relay) },
         Path::None => admin::Path::None,
     }
 }
@@ -70,8 +70,10 @@ pub(super) fn trace(trace: &Trace, snapshot: &Snapshot) -> admin::Trace {
         loss: attempt.loss,
         answers: attempt.answers,
     };
-    let sighting =
-        |(by, at): &(PeerId, SocketAddr)| admin::Sighting { by: name(by, snapshot), address: at.to_string() };
+    let sighting = |(by, at): &(PeerId, SocketAddr)| admin::Sighting {
+        by: snapshot.name_of(by),
+        address: at.to_string(),
+    };
     admin::Trace {
         path: path(&trace.path, snapshot),
         why: trace.why.clone(),
@@ -104,13 +106,6 @@ pub(super) fn measurement(
 
 fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
-}
-
-/// Name of the node, or the peer id where it is not known.
-fn name(peer: &PeerId, snapshot: &Snapshot) -> String {
-    let id = peer.to_string();
-    let member = snapshot.model.members().find(|member| *member.peer == *id);
-    member.map_or(id, |member| member.name.to_string())
 }
 
 /// Every Service, as callers here meet it. `set_aside` says how many endpoints of a choice failed lately.

@@ -55,17 +55,17 @@ impl Connections {
         alpn: Alpn,
         address: SocketAddr,
     ) -> Result<quinn::Connection, OpenError> {
-        let refused = |reason: String| OpenError::Refused { peer, alpn, reason };
+        let refused = |reason: String| OpenError::Refused { peer: peer.into(), alpn, reason };
         let path = self.path_state(&peer);
         let client =
             self.config.client(&self.guard, alpn, peer, &path).map_err(|error| refused(error.to_string()))?;
         let connecting = dialler
             .endpoint
             .connect_with(client, address, SERVER_NAME)
-            .map_err(|error| OpenError::Lost(peer, error.to_string()))?;
+            .map_err(|error| OpenError::Lost(peer.into(), error.to_string()))?;
         let connection = tokio::time::timeout(dialler.patience, connecting)
             .await
-            .map_err(|_| OpenError::TimedOut { peer, alpn, waited: dialler.patience })?
+            .map_err(|_| OpenError::TimedOut { peer: peer.into(), alpn, waited: dialler.patience })?
             .map_err(|error| match error {
                 ConnectionError::TransportError(_) | ConnectionError::ConnectionClosed(_) => {
                     refused(error.to_string())
@@ -73,7 +73,7 @@ impl Connections {
                 ConnectionError::ApplicationClosed(close) => {
                     refused(String::from_utf8_lossy(&close.reason).into_owned())
                 }
-                error => OpenError::Lost(peer, error.to_string()),
+                error => OpenError::Lost(peer.into(), error.to_string()),
             })?;
         match self.guard.admit(&connection) {
             Ok(Admitted::Member(verified)) if verified.peer == peer => {

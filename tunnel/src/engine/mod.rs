@@ -25,7 +25,7 @@ pub(crate) use tick::run;
 
 use crate::config::{Config, Peer, RelayPeer};
 use crate::connection::Connections;
-use crate::error::OpenError;
+use crate::error::{Named, OpenError};
 use crate::forwarder::{Limits, Sessions};
 use crate::identity::Guard;
 use crate::metrics::Metrics;
@@ -145,7 +145,9 @@ impl Handle {
         let waiting = {
             let mut engine = self.lock();
             let now = Instant::now();
-            let Some(state) = engine.peers.get_mut(&peer) else { return Err(OpenError::UnknownPeer(peer)) };
+            let Some(state) = engine.peers.get_mut(&peer) else {
+                return Err(OpenError::UnknownPeer(peer.into()));
+            };
             state.keep_until = state.keep_until.max(now + KEEP_AFTER_USE);
             if state.paths.working(now).is_some() {
                 return Ok(state.slot.virtual_address);
@@ -158,10 +160,10 @@ impl Handle {
         self.wake();
         match tokio::time::timeout(patience, waiting).await {
             Ok(Ok(address)) => Ok(address),
-            Ok(Err(_)) => Err(OpenError::UnknownPeer(peer)),
+            Ok(Err(_)) => Err(OpenError::UnknownPeer(peer.into())),
             Err(_) => {
                 let tried = self.lock().tried(&peer);
-                Err(OpenError::NoPath { peer, waited: patience, tried })
+                Err(OpenError::NoPath { peer: peer.into(), waited: patience, tried })
             }
         }
     }
@@ -172,14 +174,17 @@ impl Handle {
         let answer = {
             let mut engine = self.lock();
             let now = Instant::now();
-            let Some(state) = engine.peers.get_mut(&peer) else { return Err(OpenError::UnknownPeer(peer)) };
-            let Some(id) = state.paths.ping(now) else { return Err(OpenError::UnknownPeer(peer)) };
+            let Some(state) = engine.peers.get_mut(&peer) else {
+                return Err(OpenError::UnknownPeer(peer.into()));
+            };
+            let Some(id) = state.paths.ping(now) else { return Err(OpenError::UnknownPeer(peer.into())) };
             let (answered, answer) = oneshot::channel();
             state.pings.push((id, answered));
             engine.service(now, peer);
             answer
         };
-        let lost = || OpenError::NoPath { peer, waited: patience, tried: "the probe was lost".into() };
+        let lost =
+            || OpenError::NoPath { peer: peer.into(), waited: patience, tried: "the probe was lost".into() };
         let rtt = tokio::time::timeout(patience, answer).await.map_err(|_| lost())?.map_err(|_| lost())?;
         let path = self.lock().path_of(&peer);
         Ok(Ping { rtt, path })
@@ -373,6 +378,11 @@ impl Engine {
         }
     }
 
+    /// A peer by its node's name, where that is known.
+    pub(crate) fn named(&self, peer: &PeerId) -> Named {
+        Named { peer: *peer, node: self.peers.get(peer).and_then(PeerState::node) }
+    }
+
     /// What was tried to reach `peer`, for an error.
     fn tried(&self, peer: &PeerId) -> String {
         let Some(state) = self.peers.get(peer) else { return "nothing, the peer is gone".into() };
@@ -381,8 +391,8 @@ impl Engine {
             .asked
             .iter()
             .map(|(relay, asked)| match asked.refused {
-                Some(reason) => format!("relay {relay}: {reason}"),
-                None => format!("relay {relay} did not answer"),
+                Some(reason) => format!("relay on {}: {reason}", self.named(relay)),
+                None => format!("relay on {} did not answer", self.named(relay)),
             })
             .collect();
         let relays = if refusals.is_empty() { "no relay known".to_owned() } else { refusals.join("; ") };

@@ -20,14 +20,16 @@ impl Handle {
         {
             let mut engine = self.lock();
             let now = Instant::now();
-            let Some(state) = engine.peers.get_mut(&peer) else { return Err(OpenError::UnknownPeer(peer)) };
+            let Some(state) = engine.peers.get_mut(&peer) else {
+                return Err(OpenError::UnknownPeer(peer.into()));
+            };
             state.keep_until = state.keep_until.max(now + KEEP_AFTER_USE);
             state.paths.probe_all(now);
             engine.service(now, peer);
         }
         self.wake();
         tokio::time::sleep(PATIENCE).await;
-        self.lock().trace_of(&peer, Instant::now()).ok_or(OpenError::UnknownPeer(peer))
+        self.lock().trace_of(&peer, Instant::now()).ok_or(OpenError::UnknownPeer(peer.into()))
     }
 }
 

@@ -144,6 +144,8 @@ async fn who_is_of_another_cluster_or_unknown_gets_nothing() {
     stranger.tunnel.set_peers(vec![b.as_peer()]);
     let error = stranger.tunnel.open(b.id(), Alpn::Mesh).await.unwrap_err();
     assert!(matches!(error, OpenError::NoPath { .. }), "{error}");
+    let named = format!("no path to node b (peer {})", b.id());
+    assert!(error.to_string().starts_with(&named), "{error}");
     assert!(control.counter("edgeloom_tunnel_refused_total") >= 1.0, "the relay says why in its metrics");
     assert!(control.tunnel.peers().iter().all(|status| status.peer != stranger.id()));
     let unknown = b.tunnel.open(stranger.id(), Alpn::Mesh).await.unwrap_err();

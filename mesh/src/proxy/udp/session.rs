@@ -45,7 +45,8 @@ impl Proxy {
         frames.close();
         let failed = matches!(result, Err(Over::Open(_)));
         if let Err(error) = result {
-            tracing::info!(%peer, %error, "the session for UDP flows is over");
+            let node = self.snapshot.load().name_of(&peer);
+            tracing::info!(node, %error, "the session for UDP flows is over");
         }
         self.lost(peer, failed);
     }
