@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use edgeloom_api::names;
+use edgeloom_tunnel::Limits;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +64,8 @@ pub struct Overlay {
     pub websocket: Option<SocketAddr>,
     /// Whether this control relays between nodes that find no direct path.
     pub relay: bool,
+    /// What others may take of this control, as a relay too.
+    pub limits: Limits,
 }
 
 /// The admin HTTPS.
@@ -146,7 +149,13 @@ impl Default for Embedded {
 
 impl Default for Overlay {
     fn default() -> Self {
-        Self { listen: any(names::OVERLAY_PORT), carriers: true, websocket: None, relay: true }
+        Self {
+            listen: any(names::OVERLAY_PORT),
+            carriers: true,
+            websocket: None,
+            relay: true,
+            limits: Limits::default(),
+        }
     }
 }
 

@@ -78,6 +78,7 @@ impl Control {
         let overlay = edgeloom_tunnel::Config {
             listen: config.overlay.listen,
             relay: config.overlay.relay,
+            limits: config.overlay.limits.clone(),
             carriers: edgeloom_tunnel::Carriers {
                 listen: config.overlay.carriers,
                 websocket_listen: config.overlay.websocket,

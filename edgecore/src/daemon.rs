@@ -186,6 +186,8 @@ impl Overlay {
             carriers: config.overlay.carriers.settings(),
             direct: config.overlay.direct,
             exclude_interfaces: config.overlay.exclude_interfaces.clone(),
+            rate: config.overlay.rate(),
+            limits: config.overlay.limits.clone(),
             relays: membership.relays_with(&metastore),
             state_dir: Some(config.state_dir.clone()),
             ..edgeloom_tunnel::Config::default()

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use edgeloom_api::names;
+use edgeloom_tunnel::Limits;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -89,6 +90,17 @@ pub struct Overlay {
     pub direct: bool,
     /// Interfaces whose addresses are never told to peers; a trailing `*` matches any ending.
     pub exclude_interfaces: Vec<String>,
+    /// Megabits a second that this node sends to others, all in all. By default as many as go.
+    pub rate_mbit: Option<u32>,
+    /// What others may take of this node.
+    pub limits: Limits,
+}
+
+impl Overlay {
+    /// Bytes a second that this node sends.
+    pub fn rate(&self) -> Option<u64> {
+        self.rate_mbit.map(|megabits| u64::from(megabits) * 125_000)
+    }
 }
 
 /// Plain HTTP for operators: `/metrics`, `/healthz`, `/readyz`.
@@ -108,7 +120,14 @@ impl Default for Control {
 impl Default for Overlay {
     fn default() -> Self {
         let listen = SocketAddr::from((Ipv6Addr::UNSPECIFIED, names::OVERLAY_PORT));
-        Self { listen, carriers: Carriers::default(), direct: true, exclude_interfaces: Vec::new() }
+        Self {
+            listen,
+            carriers: Carriers::default(),
+            direct: true,
+            exclude_interfaces: Vec::new(),
+            rate_mbit: None,
+            limits: Limits::default(),
+        }
     }
 }
 

@@ -192,6 +192,8 @@ impl Node {
             carriers: config.overlay.carriers.settings(),
             direct: config.overlay.direct,
             exclude_interfaces: config.overlay.exclude_interfaces.clone(),
+            rate: config.overlay.rate(),
+            limits: config.overlay.limits.clone(),
             relays: membership.relays_with(&store),
             state_dir: Some(config.state_dir.clone()),
             ..edgeloom_tunnel::Config::default()

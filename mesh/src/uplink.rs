@@ -1,7 +1,10 @@
 //! Settings of a node's way out where UDP is blocked: the section `overlay.carriers` of a daemon's configuration.
 
 use edgeloom_tunnel::Proxy;
-use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+/// What stands for a password where a configuration is printed.
+const HIDDEN: &str = "hidden";
 
 /// What the overlay does where UDP does not reach its relays. Every field has a default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -13,7 +16,7 @@ pub struct Carriers {
     pub websocket_port: u16,
     /// HTTP proxy on the way to WebSockets, as `http://[USER:PASSWORD@]HOST[:PORT]`. By default what `HTTPS_PROXY`
     /// and `NO_PROXY` in the environment say.
-    #[serde(deserialize_with = "proxy")]
+    #[serde(deserialize_with = "proxy", serialize_with = "without_password")]
     pub proxy: Option<String>,
     /// Addresses and ranges that are reached without the proxy of this file.
     pub no_proxy: Vec<String>,
@@ -52,9 +55,37 @@ fn proxy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D
     Ok(url)
 }
 
+/// What is printed is read by others than what is written in the file.
+fn without_password<S: Serializer>(proxy: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    let shown = proxy.as_ref().map(|url| {
+        match url.split_once("://").and_then(|(s, rest)| Some((s, rest.rsplit_once('@')?))) {
+            Some((scheme, (login, host))) => {
+                let user = login.split(':').next().unwrap_or_default();
+                format!("{scheme}://{user}:{HIDDEN}@{host}")
+            }
+            None => url.clone(),
+        }
+    });
+    shown.serialize(serializer)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_password_is_not_printed() {
+        let text = |proxy: &str| {
+            let carriers = Carriers { proxy: Some(proxy.to_owned()), ..Carriers::default() };
+            serde_yaml_ng::to_string(&carriers).unwrap()
+        };
+        let printed = text("http://user:s3cr:e@t@10.0.0.1:3128");
+        assert!(printed.contains("http://user:hidden@10.0.0.1:3128"), "{printed}");
+        assert!(!printed.contains("s3cr") && !printed.contains("e@t"), "{printed}");
+        assert!(text("http://10.0.0.1:3128").contains("proxy: http://10.0.0.1:3128"));
+        // It can be read back, as all that is printed.
+        assert!(serde_yaml_ng::from_str::<Carriers>(&printed).is_ok());
+    }
 
     #[test]
     fn a_proxy_is_read_and_a_bad_one_refused() {

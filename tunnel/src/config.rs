@@ -8,6 +8,7 @@ use edgeloom_model::{NodeName, Site};
 use libp2p::PeerId;
 
 pub use crate::carrier::proxy::{Proxy, ProxyError};
+use crate::limits::Limits;
 
 /// UDP and TCP port of the overlay.
 pub const PORT: u16 = edgeloom_api::names::OVERLAY_PORT;
@@ -48,6 +49,10 @@ pub struct Config {
     pub libp2p: bool,
     /// What is done where UDP is blocked.
     pub carriers: Carriers,
+    /// What others may take of this node.
+    pub limits: Limits,
+    /// Bytes a second that this node sends to others, all in all; as many as go if it is `None`.
+    pub rate: Option<u64>,
     /// Congestion control.
     pub congestion: Congestion,
     /// A connection that carried no packet for this long is closed.
@@ -70,6 +75,8 @@ impl Default for Config {
             direct: true,
             libp2p: true,
             carriers: Carriers::default(),
+            limits: Limits::default(),
+            rate: None,
             congestion: Congestion::default(),
             // What RFC 5382 (REQ-5) asks of a NAT for an established TCP connection.
             idle_timeout: Duration::from_secs(2 * 3600 + 240),

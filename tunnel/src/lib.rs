@@ -18,6 +18,7 @@ pub mod frames;
 pub mod identity;
 mod interfaces;
 pub mod join;
+mod limits;
 mod metrics;
 mod path;
 pub mod share;
@@ -38,6 +39,7 @@ pub use config::{Carriers, Config, Congestion, PORT, Peer, Proxy, ProxyError, Re
 pub use error::{DatagramError, Error, Named, OpenError};
 pub use identity::Verified;
 pub use libp2p::PeerId;
+pub use limits::Limits;
 pub use status::{Attempt, DirectKind, Nat, Path, PeerStatus, Ping, Standing, Trace};
 pub use tunnel::Tunnel;
 

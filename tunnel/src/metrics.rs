@@ -1,10 +1,15 @@
 //! What Prometheus sees of the tunnel.
 
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 use crate::carrier::link::Meter;
+use crate::config::Config;
 use crate::status::DirectKind;
 
 /// The metrics of one tunnel; clones share them.
@@ -29,6 +34,11 @@ pub(crate) struct Metrics {
     carrier_sent: IntCounterVec,
     carrier_received: IntCounterVec,
     carrier_dropped: IntCounter,
+    limits: IntGaugeVec,
+    in_use: IntGaugeVec,
+    relayed_bytes: IntCounterVec,
+    relay_dropped: IntCounterVec,
+    told: Arc<Mutex<Option<Instant>>>,
 }
 
 /// Counters of each kind of path, resolved once: the hot path adds to them.
@@ -70,6 +80,9 @@ impl ByKind {
         counter.inc_by(bytes as u64);
     }
 }
+
+/// How often the log says that there is no room.
+const TOLD: Duration = Duration::from_secs(10);
 
 /// Kinds of path, as labels.
 pub(crate) const PATHS: [&str; 7] = ["lan", "public", "punched", "relayed", "tcp", "wss", "none"];
@@ -144,6 +157,19 @@ impl Metrics {
                 "Bytes of frames received over carriers.",
                 "carrier",
             )?,
+            limits: gauges("limit", "Bounds of what others may take of this node; 0 is none.", "of")?,
+            in_use: gauges("in_use", "What is taken of what is bounded, by the same names.", "of")?,
+            relayed_bytes: counters(
+                "forwarder_peer_bytes_total",
+                "Bytes that this relay took to forward, by the node that sent them; beyond some hundred nodes, others.",
+                "node",
+            )?,
+            relay_dropped: counters(
+                "forwarder_peer_dropped_bytes_total",
+                "Bytes that this relay dropped because its way out was full, by the node that sent them.",
+                "node",
+            )?,
+            told: Arc::default(),
             carrier_dropped: counter(
                 "carrier_dropped_frames_total",
                 "Frames dropped because their carrier could not keep up.",
@@ -167,6 +193,54 @@ impl Metrics {
 
     pub(crate) fn dropped(&self, reason: &'static str) {
         self.dropped.with_label_values(&[reason]).inc();
+    }
+
+    /// The bounds, for people to compare with what is used.
+    pub(crate) fn limits(&self, config: &Config, buffers: u64) {
+        let limits = &config.limits;
+        let set = |of: &str, value: u64| {
+            self.limits.with_label_values(&[of]).set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        set("strangers", limits.strangers as u64);
+        set("strangers_per_source", limits.strangers_per_source as u64);
+        set("handshakes", limits.handshakes as u64);
+        set("handshakes_per_peer", limits.handshakes_per_peer as u64);
+        set("connections_per_peer", limits.connections_per_peer as u64);
+        set("streams_per_connection", limits.streams.into());
+        set("buffer_bytes", buffers);
+        set("frames_per_second_of_one_address", limits.frames_per_second.into());
+        set("rate_bytes_per_second", config.rate.unwrap_or(0));
+        if config.relay {
+            set("relay_sessions", limits.relay_sessions as u64);
+            set("relay_sessions_per_peer", limits.relay_sessions_per_peer as u64);
+            set("relay_bytes_per_second", limits.relay_rate().unwrap_or(0));
+            set("relay_queue_bytes", (limits.relay_queue_kib as u64) << 10);
+            set("relay_queue_bytes_per_peer", (limits.relay_queue_kib_per_peer as u64) << 10);
+        }
+    }
+
+    /// What is taken of a bound.
+    pub(crate) fn in_use(&self, of: &str, value: u64) {
+        self.in_use.with_label_values(&[of]).set(i64::try_from(value).unwrap_or(i64::MAX));
+    }
+
+    /// Refuses for want of room; the log says so now and then.
+    pub(crate) fn busy(&self, remote: &SocketAddr) {
+        self.refused.with_label_values(&["busy"]).inc();
+        let now = Instant::now();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| now.saturating_duration_since(told) >= TOLD) {
+            *told = Some(now);
+            tracing::warn!(%remote, "connections are refused: too many handshakes at a time, of this source or in all");
+        }
+    }
+
+    /// What the relay took of a node, and dropped of it.
+    pub(crate) fn relayed(&self, node: &str, bytes: u64, dropped: u64) {
+        self.relayed_bytes.with_label_values(&[node]).inc_by(bytes);
+        if dropped > 0 {
+            self.relay_dropped.with_label_values(&[node]).inc_by(dropped);
+        }
     }
 
     pub(crate) fn carrier_full(&self, frames: usize) {

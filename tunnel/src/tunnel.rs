@@ -21,7 +21,7 @@ use crate::engine::{self, Handle};
 use crate::error::{DatagramError, Error, OpenError};
 use crate::identity::{Guard, Identity, SignedCredential, Trust};
 use crate::metrics::Metrics;
-use crate::socket::{Mux, RawSocket};
+use crate::socket::{Mux, RawSocket, drain};
 use crate::status::{Nat, PeerStatus, Ping, Trace};
 use crate::store::Store;
 use crate::swarm::Neighbourhood;
@@ -74,10 +74,11 @@ impl Tunnel {
         let guard = guard.map_err(|error| Error::Identity(error.to_string()))?;
         let metrics = Metrics::new(registry)?;
         let (frames, inbound) = mpsc::channel(FRAMES);
-        let mux = Mux::bind(config.listen, metrics.clone(), frames)
+        let mux = Mux::bind(&config, metrics.clone(), frames)
             .map_err(|source| Error::Listen { address: config.listen, source })?;
         let (accepted, queue) = mpsc::channel(INCOMING);
         let settings = quic::Settings::new(&config);
+        metrics.limits(&config, config.limits.buffers());
         let connections = Connections::new(guard.clone(), metrics.clone(), settings.clone(), accepted);
         let tls = |error: rustls::Error| Error::Endpoint(error.to_string());
         let server = settings.server(&guard).map_err(tls)?;
@@ -106,6 +107,9 @@ impl Tunnel {
             let neighbourhood =
                 Neighbourhood::new(&guard, &mux, engine.clone(), metrics.clone(), serve, surroundings)?;
             tasks.spawn(neighbourhood.run(connections.stop.clone()));
+        }
+        if serve {
+            tasks.spawn(drain(mux.clone(), connections.stop.clone()));
         }
         start_carriers(&carriers, serves, &guard, &engine, &mux, &metrics, &connections)?;
         tasks.spawn(engine::run(engine.clone(), inbound, exclude, connections.stop.clone()));

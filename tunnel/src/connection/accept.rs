@@ -15,12 +15,6 @@ use crate::share::Shares;
 use crate::socket::Mux;
 use crate::{Accepted, Stream};
 
-/// Handshakes with members at the same time.
-const HANDSHAKES: usize = 1024;
-/// Handshakes and connections of strangers, who may only join, at the same time.
-const STRANGERS: usize = 256;
-/// Of them, from one source. More than a control talks to, so that most of those who are too many are told so.
-const STRANGERS_PER_SOURCE: usize = 32;
 /// How long a handshake may take. The peer gives up when it likes; giving up before it on a busy host would only make
 /// it come again.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -34,9 +28,11 @@ pub(crate) async fn accept(
     server: quinn::ServerConfig,
     mux: Arc<Mux>,
 ) {
-    let members = Arc::new(Semaphore::new(HANDSHAKES));
-    let strangers = Arc::new(Semaphore::new(STRANGERS));
-    let shares = Shares::new(STRANGERS_PER_SOURCE);
+    let limits = connections.config.limits.clone();
+    let members = Arc::new(Semaphore::new(limits.handshakes));
+    let strangers = Arc::new(Semaphore::new(limits.strangers));
+    let shares = Shares::new(limits.strangers_per_source);
+    let of_peers = Shares::new(limits.handshakes_per_peer);
     while let Some(incoming) = endpoint.accept().await {
         let remote = incoming.remote_address();
         let known = mux.peer_of_virtual(&remote);
@@ -48,18 +44,26 @@ pub(crate) async fn accept(
             continue;
         }
         let place = match known {
-            Some(_) => members.clone().try_acquire_owned().ok().map(|permit| (permit, None)),
-            None => shares.take(remote.ip()).and_then(|share| {
-                strangers.clone().try_acquire_owned().ok().map(|permit| (permit, Some(share)))
-            }),
+            // A virtual address tells its peer by more than the network's part.
+            Some(_) => of_peers.take(remote.ip()).zip(members.clone().try_acquire_owned().ok()),
+            None => shares.take(remote.ip()).zip(strangers.clone().try_acquire_owned().ok()),
         };
         let Some(place) = place else {
-            connections.metrics.refused.with_label_values(&["busy"]).inc();
+            connections.metrics.busy(&remote);
             incoming.refuse();
             continue;
         };
         let guest = (known.is_none() && !is_carrier(&incoming.remote_address()))
             .then(|| mux.table.guests.admit(remote));
+        let tell = {
+            let (members, strangers) = (members.clone(), strangers.clone());
+            let (metrics, limits) = (connections.metrics.clone(), limits.clone());
+            move || {
+                metrics.in_use("handshakes", (limits.handshakes - members.available_permits()) as u64);
+                metrics.in_use("strangers", (limits.strangers - strangers.available_permits()) as u64);
+            }
+        };
+        tell();
         let accepting = match known {
             Some(peer) => {
                 let path = connections.path_state(&peer);
@@ -92,6 +96,7 @@ pub(crate) async fn accept(
                 Err(_) => tracing::debug!(%remote, "handshake timed out"),
             }
             drop((guest, place));
+            tell();
         });
     }
 }
@@ -112,6 +117,11 @@ impl Connections {
         let alpn = handshake.and_then(|data| data.protocol).and_then(|name| Alpn::from_wire(&name));
         match (self.guard.admit(connection), alpn) {
             (Ok(Admitted::Joiner(joiner)), Some(Alpn::Join)) => return Some(joiner),
+            (Ok(Admitted::Member(verified)), Some(alpn))
+                if self.accepted(&verified.peer, alpn) >= self.config.limits.connections_per_peer =>
+            {
+                refuse("connections", "the peer has as many connections as it may");
+            }
             (Ok(Admitted::Member(verified)), Some(alpn)) if known == Some(verified.peer) => {
                 self.metrics.handshakes.with_label_values(&["accepted"]).inc();
                 self.register(alpn, connection, false, verified);

@@ -10,6 +10,7 @@ mod life;
 pub(crate) mod quic;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -65,6 +66,8 @@ pub(crate) struct Connections {
     /// What the congestion controllers of each peer's connections are told.
     paths: Mutex<HashMap<PeerId, Arc<PathState>>>,
     config: quic::Settings,
+    /// Window of each connection, in bytes, as they were last told.
+    window: AtomicU32,
     incoming: mpsc::Sender<Accepted>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
@@ -84,6 +87,7 @@ impl Connections {
             open: Mutex::default(),
             dialling: Mutex::default(),
             paths: Mutex::default(),
+            window: AtomicU32::new(config.window(1).into_inner() as u32),
             config,
             incoming,
             tasks: TaskTracker::new(),
@@ -124,7 +128,9 @@ impl Connections {
         };
         let mut open = self.lock();
         life::follow(&mut open, &entry);
+        connection.set_receive_window(self.config.window(open.values().map(Vec::len).sum::<usize>() + 1));
         open.entry(key).or_default().push(entry);
+        self.share_buffers(&open);
         drop(open);
         self.metrics.connections.with_label_values(&[alpn.as_str()]).inc();
         let (connections, connection) = (self.clone(), connection.clone());
@@ -143,7 +149,25 @@ impl Connections {
         if entries.is_empty() {
             open.remove(key);
         }
+        self.share_buffers(&open);
         self.metrics.connections.with_label_values(&[key.1.as_str()]).sub(gone as i64);
+    }
+
+    /// Connections of this protocol that `peer` made.
+    fn accepted(&self, peer: &PeerId, alpn: Alpn) -> usize {
+        self.lock().get(&(*peer, alpn)).map_or(0, |entries| entries.iter().filter(|e| !e.dialled).count())
+    }
+
+    /// What all may hold is divided among those that there are: told anew where it makes a difference of a half.
+    fn share_buffers(&self, open: &HashMap<Key, Vec<Entry>>) {
+        let window = self.config.window(open.values().map(Vec::len).sum());
+        let told = u64::from(self.window.load(Ordering::Relaxed));
+        self.metrics.in_use("connection_window_bytes", window.into_inner());
+        if window.into_inner() * 2 > told && told * 2 > window.into_inner() {
+            return;
+        }
+        self.window.store(u32::try_from(window.into_inner()).unwrap_or(u32::MAX), Ordering::Relaxed);
+        open.values().flatten().for_each(|entry| entry.connection.set_receive_window(window));
     }
 
     fn close_if(&self, reason: &str, void: impl Fn(&Key, &Entry) -> bool) {

@@ -10,6 +10,7 @@ use super::congestion::{Factory, PathState};
 use crate::alpn::Alpn;
 use crate::config::{Config, Congestion};
 use crate::identity::Guard;
+use crate::limits::Limits;
 use crate::socket::Mark;
 
 /// Receive windows of a stream and a connection, in bytes: 100 ms at 1 Gbit/s and more.
@@ -17,8 +18,6 @@ const STREAM_WINDOW: u32 = 16 << 20;
 const CONNECTION_WINDOW: u32 = 64 << 20;
 /// Share of the host's memory that one connection's window may take, as a divisor.
 const MEMORY_SHARE: u64 = 32;
-/// Streams that a peer may have open on one connection.
-const STREAMS: u32 = 1024;
 /// Streams that a stranger may have open, to join.
 const STRANGERS_STREAMS: u32 = 4;
 /// Round trip time that is assumed until one is measured: of a path that no probe measured, and the least.
@@ -47,12 +46,21 @@ pub(crate) struct Settings {
     congestion: Congestion,
     idle_timeout: Duration,
     serve_join: bool,
+    pub(super) limits: Limits,
+    buffers: u64,
 }
 
 impl Settings {
     pub(crate) fn new(config: &Config) -> Self {
         let Config { congestion, idle_timeout, serve_join, .. } = *config;
-        Self { congestion, idle_timeout, serve_join }
+        let limits = config.limits.clone();
+        Self { congestion, idle_timeout, serve_join, buffers: limits.buffers(), limits }
+    }
+
+    /// Window of each of so many connections, in bytes.
+    pub(super) fn window(&self, connections: usize) -> VarInt {
+        let window = Limits::window(self.buffers, connections, connection_window().into());
+        VarInt::from_u32(u32::try_from(window).unwrap_or(u32::MAX))
     }
 
     pub(crate) fn congestion(&self) -> Congestion {
@@ -107,7 +115,7 @@ impl Settings {
         mtu.upper_bound(MAX_PAYLOAD);
         let mut transport = TransportConfig::default();
         transport
-            .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS))
+            .max_concurrent_bidi_streams(VarInt::from_u32(self.limits.streams))
             .max_concurrent_uni_streams(VarInt::from_u32(0))
             .max_idle_timeout(IdleTimeout::try_from(self.idle_timeout).ok())
             // Probes keep paths open and notice dead ones, one for all connections of a peer.

@@ -327,7 +327,7 @@ impl Engine {
         current.map_or((false, None), |current| (current.kind == LAN, current.rtt()))
     }
 
-    fn name(&self, peer: &PeerId) -> String {
+    pub(super) fn name(&self, peer: &PeerId) -> String {
         self.peers.get(peer).and_then(PeerState::node).map_or_else(|| "?".to_owned(), |node| node.to_string())
     }
 

@@ -81,6 +81,8 @@ pub(crate) struct Engine {
     /// Own addresses as relays see them.
     observed: HashMap<PeerId, SocketAddr>,
     sessions: Sessions,
+    /// Peers that have a figure of their own in the relay's metrics.
+    accounts: HashSet<PeerId>,
     hellos: acquaint::Bucket,
     /// Of the frames that this node sends.
     stamps: Stamps,
@@ -101,6 +103,11 @@ impl Handle {
         let own = guard.identity().peer_id();
         let now = Instant::now();
         let relays = config.relays.clone();
+        let limits = Limits {
+            sessions: config.limits.relay_sessions,
+            per_peer: config.limits.relay_sessions_per_peer,
+            ..Limits::default()
+        };
         let mut engine = Engine {
             config,
             own,
@@ -118,7 +125,8 @@ impl Handle {
             surroundings: watch::Sender::default(),
             local: Vec::new(),
             observed: HashMap::new(),
-            sessions: Sessions::new(Limits::default()),
+            sessions: Sessions::new(limits),
+            accounts: HashSet::new(),
             hellos: acquaint::Bucket::new(now),
             stamps: Stamps::default(),
             wanted: watch::Sender::default(),
@@ -279,6 +287,7 @@ impl Engine {
         self.relays = relays.iter().map(|relay| relay.peer).filter(|peer| *peer != self.own).collect();
         for relay in relays {
             let Some(state) = self.ensure_peer(relay.peer) else { continue };
+            state.slot.set_first(true);
             state.paths.expect_back_soon();
             state.next_poll = Some(now);
             for address in relay.addresses {

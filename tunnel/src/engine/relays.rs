@@ -1,5 +1,6 @@
 //! Both sides of a relay: asking one for a session, and giving sessions as one.
 
+use std::collections::HashMap;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +17,9 @@ use crate::status::DirectKind;
 use crate::wire::message::{Message, PublicKey, Refusal};
 use crate::wire::seal::{peer_id, public_key};
 
+/// Nodes that have a figure of their own in a relay's metrics; the others share one.
+const ACCOUNTS: usize = 128;
+const OTHERS: &str = "others";
 /// Back-off of asking a relay for a session.
 const FIRST_ASK: Duration = Duration::from_millis(150);
 const LAST_ASK: Duration = Duration::from_secs(5);
@@ -244,6 +248,40 @@ impl Engine {
         self.send(end, &Source::Direct(to), &message);
     }
 
+    /// As a relay, counts what each peer had forwarded since the last time.
+    pub(super) fn account(&mut self) {
+        if !self.config.relay {
+            return;
+        }
+        let mut dropped = self.mux.dropped_of_peers();
+        let mut sent: HashMap<PeerId, u64> = HashMap::new();
+        for id in self.sessions.ids() {
+            let Some(forward) = self.mux.table.forwards.get(&id) else { continue };
+            for (peer, bytes) in forward.take_bytes() {
+                *sent.entry(peer).or_default() += bytes;
+            }
+        }
+        for peer in dropped.keys() {
+            sent.entry(*peer).or_default();
+        }
+        for (peer, bytes) in sent {
+            let lost = dropped.remove(&peer).unwrap_or(0);
+            if bytes == 0 && lost == 0 {
+                continue;
+            }
+            if self.accounts.len() < ACCOUNTS {
+                self.accounts.insert(peer);
+            }
+            let known = self.accounts.contains(&peer);
+            let node = if known { self.name(&peer) } else { OTHERS.to_owned() };
+            self.metrics.relayed(&node, bytes, lost);
+        }
+        let most = self.sessions.most_of_a_peer();
+        self.metrics.in_use("relay_sessions", self.sessions.len() as u64);
+        self.metrics.in_use("relay_sessions_per_peer", most as u64);
+        self.metrics.in_use("relay_queue_bytes", self.mux.waiting_to_go_on() as u64);
+    }
+
     /// Ends forwarded sessions that nobody uses.
     pub(super) fn expire_sessions(&mut self, now: Instant) {
         let table = &self.mux.table;
@@ -259,7 +297,7 @@ impl Engine {
         let table = &self.mux.table;
         for id in ended {
             if let Some(forward) = table.forwards.get(&id) {
-                tracing::debug!(session = id, bytes = ?forward.bytes(), "session ended");
+                tracing::debug!(session = id, ?forward, "session ended");
             }
             table.forwards.remove(&id);
         }

@@ -14,7 +14,7 @@ fn handle() -> Handle {
     let key = OwnKey::new(&identity.keypair().clone().try_into_ed25519().unwrap());
     let guard = Guard::new(identity, None, None).unwrap();
     let metrics = Metrics::new(&Registry::new()).unwrap();
-    let mux = Mux::bind(config.listen, metrics.clone(), mpsc::channel(1).0).unwrap();
+    let mux = Mux::bind(&config, metrics.clone(), mpsc::channel(1).0).unwrap();
     let settings = Settings::new(&config);
     let connections = Connections::new(guard.clone(), metrics.clone(), settings, mpsc::channel(1).0);
     Handle::new(config, guard, key, mux, connections, metrics, Store::new(None))

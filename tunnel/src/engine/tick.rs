@@ -74,6 +74,7 @@ impl Engine {
     /// Takes up own addresses, ends idle sessions, counts peers.
     fn survey(&mut self, now: Instant, local: Vec<std::net::SocketAddr>) {
         self.set_local(now, local);
+        self.account();
         self.expire_sessions(now);
         self.close_unreachable(now);
         let mut counts = PATHS.map(|kind| (kind, 0));

@@ -1,9 +1,11 @@
 //! The relay: forwards packets between two peers that find no direct path, and knows nothing of what is in them.
 //!
 //! [`table::Sessions`] decides, purely, who may have a session; a [`Forward`] is what the socket needs to send
-//! one session's packets on, and counts them. Back-pressure is the loss that a full socket makes, seen end to end
-//! by the peers' own congestion control; nothing is queued here.
+//! one session's packets on, and counts them. They go on at once; where the way out is full they wait, shortly, in
+//! [`fair::Fair`], which serves the peers in turn. Back-pressure is the loss that short queues make, seen end to end by
+//! the peers' own congestion control.
 
+mod fair;
 mod table;
 
 use std::fmt;
@@ -11,11 +13,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub(crate) use fair::Fair;
 pub(crate) use table::{Limits, Opened, Sessions};
+
+use libp2p::PeerId;
 
 use crate::socket::PeerSlot;
 use crate::wire::frame::DataHeader;
 use crate::wire::seal::DataKey;
+
+/// Whose frame it is, and where it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Onward {
+    pub(crate) from: PeerId,
+    pub(crate) to: SocketAddr,
+}
 
 /// One end of a forwarded session.
 pub(crate) struct End {
@@ -50,7 +62,7 @@ impl Forward {
         header: &DataHeader,
         payload: &[u8],
         clock: u64,
-    ) -> Result<(DataHeader, SocketAddr), &'static str> {
+    ) -> Result<(DataHeader, Onward), &'static str> {
         let from = &self.ends[usize::from(header.side & 1)];
         let to = &self.ends[usize::from(header.side & 1 ^ 1)];
         if header.down || !from.key.verify(header, payload) {
@@ -63,7 +75,7 @@ impl Forward {
         let mut turned =
             DataHeader { session: header.session, side: header.side ^ 1, down: true, counter, tag: [0; 16] };
         to.key.sign(&mut turned, payload);
-        Ok((turned, address))
+        Ok((turned, Onward { from: from.slot.peer, to: address }))
     }
 
     /// Clock of the last frame.
@@ -71,9 +83,9 @@ impl Forward {
         self.last_used.load(Ordering::Relaxed)
     }
 
-    /// Bytes that each end sent, by peer.
-    pub(crate) fn bytes(&self) -> [(libp2p::PeerId, u64); 2] {
-        let of = |end: &End| (end.slot.peer, end.bytes.load(Ordering::Relaxed));
+    /// Bytes that each end sent since the last call, by peer.
+    pub(crate) fn take_bytes(&self) -> [(PeerId, u64); 2] {
+        let of = |end: &End| (end.slot.peer, end.bytes.swap(0, Ordering::Relaxed));
         [of(&self.ends[0]), of(&self.ends[1])]
     }
 }
@@ -86,8 +98,6 @@ impl fmt::Debug for Forward {
 
 #[cfg(test)]
 mod tests {
-    use libp2p::PeerId;
-
     use super::*;
     use crate::socket::Route;
     use crate::status::DirectKind;
@@ -103,10 +113,11 @@ mod tests {
         assert_eq!(forward.turn(&header, &payload, 2), Err("peer away"));
         let to: SocketAddr = "192.0.2.7:20006".parse().unwrap();
         slots[1].set_route(Some(Route::Direct { to, kind: DirectKind::Public }));
-        let (turned, address) = forward.turn(&header, &payload, 2).unwrap();
-        assert_eq!((address, turned.side, turned.down), (to, 1, true));
+        let (turned, way) = forward.turn(&header, &payload, 2).unwrap();
+        assert_eq!((way, turned.side, turned.down), (Onward { from: slots[0].peer, to }, 1, true));
         assert!(DataKey::new(&keys[1]).verify(&turned, &payload));
-        assert_eq!(forward.bytes().map(|(_, bytes)| bytes), [64, 0]);
+        assert_eq!(forward.take_bytes().map(|(_, bytes)| bytes), [64, 0]);
+        assert_eq!(forward.take_bytes().map(|(_, bytes)| bytes), [0, 0]);
         // A frame that claims to be from the other end, or comes from a relay, is no frame of a node's.
         assert_eq!(forward.turn(&DataHeader { side: 1, ..header }, &payload, 2), Err("not authentic"));
         assert_eq!(forward.turn(&turned, &payload, 2), Err("not authentic"));

@@ -103,6 +103,15 @@ impl Sessions {
         Ok(opened)
     }
 
+    pub(crate) fn ids(&self) -> impl Iterator<Item = u32> {
+        self.by_id.keys().copied()
+    }
+
+    /// Sessions of the peer that has most.
+    pub(crate) fn most_of_a_peer(&self) -> usize {
+        self.per_peer.values().copied().max().unwrap_or(0)
+    }
+
     /// The peers that are an end of any.
     pub(crate) fn peers(&self) -> impl Iterator<Item = &PeerId> {
         self.per_peer.keys()

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use libp2p::PeerId;
@@ -16,15 +16,21 @@ use tokio::sync::mpsc;
 
 use super::address::canonical;
 use super::classify::Class;
+use super::pace::Pace;
+use super::relay::WayOut;
 use super::table::{Route, Session, Table, is_virtual};
+use super::throttle::Throttle;
 use super::waiting::{Early, Left};
 use crate::carrier::address::is_carrier;
+use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::path::RouteKey;
 use crate::wire::frame::DATA_HEADER;
 
 /// Kernel buffer each way: about 40 ms at 1.5 Gbit/s, so that a burst survives until the driver runs.
 const SOCKET_BUFFER: usize = 8 << 20;
+/// What a packet is about, in bytes, where a rate bounds how many go at once.
+const PACKET: usize = 1_452;
 
 /// By which way a frame came, and its answer goes.
 #[derive(Clone, Debug)]
@@ -74,16 +80,21 @@ pub(crate) struct Mux {
     pub(super) libp2p: Left,
     pub(super) early: Early,
     pub(super) complained: AtomicU64,
+    pub(super) way_out: WayOut,
+    pub(super) throttle: Throttle,
+    /// What this node may send, where that is bounded.
+    pace: Option<Mutex<Pace>>,
     shut: AtomicBool,
 }
 
 impl Mux {
     /// Binds the socket.
     pub(crate) fn bind(
-        listen: SocketAddr,
+        config: &Config,
         metrics: Metrics,
         inbound: mpsc::Sender<Inbound>,
     ) -> io::Result<Arc<Self>> {
+        let listen = config.listen;
         let socket = match bind(listen) {
             Err(error) if listen.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && no_ipv6(&error) => {
                 bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, listen.port())))?
@@ -108,6 +119,9 @@ impl Mux {
             libp2p: Left::default(),
             early: Early::default(),
             complained: AtomicU64::new(0),
+            way_out: WayOut::new(&config.limits),
+            throttle: Throttle::new(config.limits.frames_per_second),
+            pace: config.rate.map(|rate| Mutex::new(Pace::new(Instant::now(), rate))),
             shut: AtomicBool::new(false),
         }))
     }
@@ -122,7 +136,13 @@ impl Mux {
     }
 
     pub(crate) fn max_transmit_segments(&self) -> usize {
-        self.state.max_gso_segments()
+        let most = self.state.max_gso_segments();
+        // No batch that a slow rate would take long to make up for.
+        self.paced().map_or(most, |pace| (pace.batch() / PACKET).clamp(1, most))
+    }
+
+    fn paced(&self) -> Option<MutexGuard<'_, Pace>> {
+        self.pace.as_ref().map(|pace| pace.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(crate) fn max_receive_segments(&self) -> usize {
@@ -134,6 +154,9 @@ impl Mux {
     }
 
     pub(crate) async fn writable(&self) -> io::Result<()> {
+        while let Some(at) = self.paced().and_then(|mut pace| pace.ready_at(Instant::now())) {
+            tokio::time::sleep_until(at.into()).await;
+        }
         self.io.writable().await
     }
 
@@ -148,7 +171,30 @@ impl Mux {
         }
     }
 
+    /// Sends bulk, where the rate allows; else it is as if the socket were full.
     pub(super) fn transmit(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let bytes = transmit.contents.len();
+        if self.paced().is_some_and(|mut pace| !pace.take(Instant::now(), bytes)) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let sent = self.transmit_now(transmit);
+        if sent.is_err()
+            && let Some(mut pace) = self.paced()
+        {
+            pace.give_back(bytes);
+        }
+        sent
+    }
+
+    /// Sends what is small and keeps the rest going, whatever the rate: it is taken from the bulk.
+    fn transmit_first(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        if let Some(mut pace) = self.paced() {
+            pace.go_ahead(Instant::now(), transmit.contents.len());
+        }
+        self.transmit_now(transmit)
+    }
+
+    fn transmit_now(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         if is_carrier(&transmit.destination) {
             self.carry(transmit);
             return Ok(());
@@ -184,20 +230,27 @@ impl Mux {
         let Some(slot) = self.table.by_virtual(&transmit.destination) else { return Ok(()) };
         let route = slot.route_ref();
         let Some(route) = route.as_deref() else { return Ok(()) };
-        let clock = self.table.clock();
-        slot.traffic.note_sent(transmit.contents.len(), clock);
-        match route {
+        let kind = match route {
             Route::Direct { to, kind } => {
-                self.metrics.sent(kind.as_str(), transmit.contents.len());
                 let destination = self.on_wire(*to);
-                self.transmit(&Transmit { destination, src_ip: None, ..transmit.clone() })
+                let transmit = Transmit { destination, src_ip: None, ..transmit.clone() };
+                // A relay is the control mostly, whose hub must not wait for what Services send.
+                if slot.goes_first() {
+                    self.transmit_first(&transmit)?
+                } else {
+                    self.transmit(&transmit)?
+                }
+                kind.as_str()
             }
             Route::Relayed(session) => {
-                self.metrics.sent("relayed", transmit.contents.len());
-                session.relay.traffic.touch_sent(clock);
-                self.send_relayed(session, transmit)
+                self.send_relayed(session, transmit, Self::transmit)?;
+                session.relay.traffic.touch_sent(self.table.clock());
+                "relayed"
             }
-        }
+        };
+        slot.traffic.note_sent(transmit.contents.len(), self.table.clock());
+        self.metrics.sent(kind, transmit.contents.len());
+        Ok(())
     }
 
     /// Sends packets to a real address.
@@ -206,7 +259,12 @@ impl Mux {
         self.transmit(&Transmit { destination, src_ip: None, ..transmit.clone() })
     }
 
-    fn send_relayed(&self, session: &Session, transmit: &Transmit<'_>) -> io::Result<()> {
+    fn send_relayed(
+        &self,
+        session: &Session,
+        transmit: &Transmit<'_>,
+        send: impl Fn(&Self, &Transmit<'_>) -> io::Result<()>,
+    ) -> io::Result<()> {
         let Some(relay) = session.relay.direct() else { return Ok(()) };
         let size = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
         let segments = transmit.contents.len().div_ceil(size);
@@ -218,19 +276,20 @@ impl Mux {
             frame[DATA_HEADER..].copy_from_slice(packet);
             out = rest;
         }
-        self.transmit(&Transmit {
+        let transmit = Transmit {
             destination: self.on_wire(relay),
             ecn: transmit.ecn,
             contents: &wrapped,
             segment_size: transmit.segment_size.map(|size| size + DATA_HEADER),
             src_ip: None,
-        })
+        };
+        send(self, &transmit)
     }
 
     /// Sends one of our frames straight to `to`; when the socket is full the frame is lost, as on the wire.
     pub(crate) fn send_frame(&self, to: SocketAddr, frame: &[u8]) {
         let destination = self.on_wire(to);
-        let sent = self.transmit(&Transmit {
+        let sent = self.transmit_first(&Transmit {
             destination,
             ecn: None,
             contents: frame,
@@ -251,7 +310,7 @@ impl Mux {
             segment_size: None,
             src_ip: None,
         };
-        if self.send_relayed(session, &transmit).is_err() {
+        if self.send_relayed(session, &transmit, Self::transmit_first).is_err() {
             self.metrics.dropped("socket full");
         }
     }

@@ -15,6 +15,7 @@ use super::mux::{Inbound, Mux, Source};
 use super::table::{PeerSlot, Route, Session};
 use crate::carrier::Carrier;
 use crate::carrier::address::is_carrier;
+use crate::forwarder::Onward;
 use crate::wire::frame::{Control, DATA_HEADER, DataHeader, MAX_CONTROL};
 
 /// Longest datagram that one system call may carry.
@@ -251,14 +252,14 @@ impl Mux {
     /// As a relay, sends frames on to the other end of their sessions.
     fn forward(&self, bytes: &mut [u8], meta: &RecvMeta, clock: u64) {
         let stride = meta.stride.max(1);
-        let mut run: Option<(SocketAddr, usize)> = None;
+        let mut run: Option<(Onward, usize)> = None;
         let mut start = 0;
         while start < bytes.len() {
             let stop = (start + stride).min(bytes.len());
-            let to = self.check_up(meta.addr, &mut bytes[start..stop], clock);
-            if run.map(|(to, _)| to) != to {
+            let way = self.check_up(meta.addr, &mut bytes[start..stop], clock);
+            if run.map(|(way, _)| way) != way {
                 self.flush(bytes, run.take(), start, stride, meta.ecn);
-                run = to.map(|to| (to, start));
+                run = way.map(|way| (way, start));
             }
             start = stop;
         }
@@ -266,7 +267,7 @@ impl Mux {
     }
 
     /// Verifies a frame of a session and signs it for the other end, in place. Returns where it goes.
-    fn check_up(&self, from: SocketAddr, frame: &mut [u8], clock: u64) -> Option<SocketAddr> {
+    fn check_up(&self, from: SocketAddr, frame: &mut [u8], clock: u64) -> Option<Onward> {
         let Ok((header, payload)) = DataHeader::parse(frame) else {
             self.metrics.dropped("malformed");
             return None;
@@ -277,10 +278,10 @@ impl Mux {
             return None;
         };
         match forward.turn(&header, payload, clock) {
-            Ok((header, to)) => {
+            Ok((header, way)) => {
                 header.write(frame);
                 self.metrics.forwarded(frame.len());
-                Some(to)
+                Some(way)
             }
             Err(reason) => {
                 self.metrics.dropped(reason);
@@ -292,21 +293,21 @@ impl Mux {
     fn flush(
         &self,
         bytes: &[u8],
-        run: Option<(SocketAddr, usize)>,
+        run: Option<(Onward, usize)>,
         stop: usize,
         stride: usize,
         ecn: Option<EcnCodepoint>,
     ) {
-        let Some((to, start)) = run else { return };
+        let Some((way, start)) = run else { return };
         let contents = &bytes[start..stop];
         let most = self.max_transmit_segments().min(MAX_BATCH / stride).max(1);
         for batch in contents.chunks(most * stride) {
             let segment_size = (batch.len() > stride).then_some(stride);
-            let transmit =
-                Transmit { destination: self.on_wire(to), ecn, contents: batch, segment_size, src_ip: None };
-            if self.transmit(&transmit).is_err() {
-                self.metrics.dropped("socket full");
-            }
+            let destination = self.on_wire(way.to);
+            self.send_on(
+                way.from,
+                &Transmit { destination, ecn, contents: batch, segment_size, src_ip: None },
+            );
         }
     }
 
@@ -314,8 +315,22 @@ impl Mux {
         if frame.len() > MAX_CONTROL {
             return self.metrics.dropped("malformed");
         }
+        if let Source::Direct(address) = &source
+            && !self.throttle.takes(&self.accountable(address), self.table.clock())
+        {
+            return self.metrics.dropped("too many frames");
+        }
         if self.inbound.try_send(Inbound { source, frame: frame.to_vec() }).is_err() {
             self.metrics.dropped("engine busy");
+        }
+    }
+
+    /// A peer's path, or the host that an unknown one is on.
+    fn accountable(&self, address: &SocketAddr) -> SocketAddr {
+        match self.table.by_address(address) {
+            Some(_) => *address,
+            None if is_carrier(address) => *address,
+            None => SocketAddr::new(address.ip(), 0),
         }
     }
 

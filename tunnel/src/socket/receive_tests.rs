@@ -32,7 +32,12 @@ struct Setup {
 fn setup() -> Setup {
     let (frames, inbound) = mpsc::channel(16);
     let metrics = Metrics::new(&Registry::new()).unwrap();
-    let mux = Mux::bind("127.0.0.1:0".parse().unwrap(), metrics, frames).unwrap();
+    let mux = Mux::bind(
+        &crate::Config { listen: "127.0.0.1:0".parse().unwrap(), ..crate::Config::default() },
+        metrics,
+        frames,
+    )
+    .unwrap();
     let (relay, peer) = (PeerSlot::new(PeerId::random()), PeerSlot::new(PeerId::random()));
     mux.table.bind(RELAY.parse().unwrap(), &relay);
     let session = Arc::new(Session::new(7, 1, &KEY, relay, peer));

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
@@ -51,16 +51,33 @@ pub(crate) struct PeerSlot {
     pub(crate) virtual_address: SocketAddr,
     route: ArcSwapOption<Route>,
     pub(crate) traffic: Traffic,
+    /// Whether what goes to it waits for no rate.
+    first: AtomicBool,
 }
 
 impl PeerSlot {
     pub(crate) fn new(peer: PeerId) -> Arc<Self> {
         let virtual_address = virtual_address(&peer);
-        Arc::new(Self { peer, virtual_address, route: ArcSwapOption::empty(), traffic: Traffic::default() })
+        Arc::new(Self {
+            peer,
+            virtual_address,
+            route: ArcSwapOption::empty(),
+            traffic: Traffic::default(),
+            first: AtomicBool::new(false),
+        })
     }
 
     pub(crate) fn route_ref(&self) -> arc_swap::Guard<Option<Arc<Route>>> {
         self.route.load()
+    }
+
+    /// Has what goes to it wait for no rate, or as all does.
+    pub(crate) fn set_first(&self, first: bool) {
+        self.first.store(first, Ordering::Relaxed);
+    }
+
+    pub(super) fn goes_first(&self) -> bool {
+        self.first.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set_route(&self, route: Option<Route>) {
