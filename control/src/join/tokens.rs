@@ -1,9 +1,11 @@
 //! Join tokens, each in a Secret: its hash, never the secret itself.
 //!
 //! A use is taken by an update that is held to the version read, so that two nodes cannot take the last
-//! one; a node whose joining then fails for another reason gets it back.
+//! one; a node whose joining then fails for another reason gets it back. Within this control those who
+//! take stand in line, so that only another replica can be faster; that is tried again after a while.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use edgeloom_api::admin::{NewToken, Token, TokenRequest};
@@ -20,6 +22,8 @@ use kube::{Client, ResourceExt};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::Instant;
 
 /// Type of the Secrets.
 const TYPE: &str = "edgeloom.io/join-token";
@@ -27,8 +31,13 @@ const TYPE: &str = "edgeloom.io/join-token";
 const LABEL: &str = "edgeloom.io/join-token";
 /// Longest life of a token.
 const MAX_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
-/// Tries to take a use while others take theirs.
-const TRIES: usize = 10;
+/// How long a use is tried to be written down while other replicas write theirs: longer than all the joiners that
+/// one serves at a time take, and shorter than a joiner waits.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest pause before the second try; that before each later one is twice as long, up to the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(160));
+/// Lines to stand in. Tokens that share one wait for each other, which costs them time and no more.
+const LINES: usize = 32;
 
 /// Why a request about tokens failed.
 #[derive(Debug, thiserror::Error)]
@@ -104,9 +113,22 @@ pub enum TokenRefusal {
         /// The node that came.
         given: String,
     },
-    /// The API server could not be asked.
+    /// Whether it does could not be found out.
+    #[error(transparent)]
+    Unavailable(#[from] UseError),
+}
+
+/// Why a use of a token could be neither taken nor given back.
+#[derive(Debug, thiserror::Error)]
+pub enum UseError {
+    /// The API server refused or did not answer.
     #[error("the control cannot reach its Kubernetes API: {0}")]
-    Unavailable(#[from] kube::Error),
+    Api(#[from] kube::Error),
+    /// Others were faster every time.
+    #[error(
+        "other replicas of the control wrote to the join token {0} whenever this one tried, for {PATIENCE:?}; try again"
+    )]
+    Contended(String),
 }
 
 impl TokenRefusal {
@@ -125,13 +147,15 @@ impl TokenRefusal {
 #[derive(Clone)]
 pub struct Tokens {
     secrets: Api<Secret>,
-    ca: std::sync::Arc<[u8]>,
+    ca: Arc<[u8]>,
+    lines: Arc<[Mutex<()>; LINES]>,
 }
 
 impl Tokens {
     /// Tokens for the cluster whose CA certificate is `ca` (DER).
     pub fn new(client: Client, ca: &[u8]) -> Self {
-        Self { secrets: Api::namespaced(client, SYSTEM_NAMESPACE), ca: ca.into() }
+        let secrets = Api::namespaced(client, SYSTEM_NAMESPACE);
+        Self { secrets, ca: ca.into(), lines: Arc::new(std::array::from_fn(|_| Mutex::default())) }
     }
 
     /// Makes a token; what it returns is the only time that its secret is shown.
@@ -172,8 +196,11 @@ impl Tokens {
     /// Takes one use of the token with this secret for `node`; says for which site.
     pub async fn take(&self, secret: &str, node: &NodeName) -> Result<Token, TokenRefusal> {
         let id = id(secret);
-        for _ in 0..TRIES {
-            let stored = self.secrets.get_opt(&name(&id)).await?.ok_or(TokenRefusal::Unknown)?;
+        let _turn = self.turn(&id).await;
+        let mut tries = Tries::new();
+        while tries.next().await {
+            let stored = self.secrets.get_opt(&name(&id)).await.map_err(UseError::from)?;
+            let stored = stored.ok_or(TokenRefusal::Unknown)?;
             let mut token = read(&stored).ok_or(TokenRefusal::Unknown)?;
             admits(&token, node, OffsetDateTime::now_utc())?;
             token.uses_left -= 1;
@@ -181,12 +208,15 @@ impl Tokens {
                 return Ok(token);
             }
         }
-        Err(TokenRefusal::UsedUp { id, site: String::new() })
+        Err(UseError::Contended(id).into())
     }
 
     /// Gives back a use that came to nothing.
-    pub async fn give_back(&self, id: &str) -> Result<(), kube::Error> {
-        for _ in 0..TRIES {
+    pub async fn give_back(&self, id: &str) -> Result<(), UseError> {
+        let _turn = self.turn(id).await;
+        let mut tries = Tries::new();
+        while tries.next().await {
+            // One that was revoked needs no uses.
             let Some(stored) = self.secrets.get_opt(&name(id)).await? else { return Ok(()) };
             let Some(mut token) = read(&stored) else { return Ok(()) };
             token.uses_left = token.uses_left.saturating_add(1);
@@ -194,18 +224,47 @@ impl Tokens {
                 return Ok(());
             }
         }
-        Ok(())
+        Err(UseError::Contended(id.to_owned()))
+    }
+
+    /// Stands in line for the token with this id.
+    async fn turn(&self, id: &str) -> MutexGuard<'_, ()> {
+        let line = id.bytes().fold(0, |line: usize, byte| line.wrapping_mul(31).wrapping_add(byte.into()));
+        self.lines[line % LINES].lock().await
     }
 
     /// Writes the token back where nobody else has in the meantime.
-    async fn write(&self, stored: Secret, token: &Token) -> Result<bool, kube::Error> {
+    async fn write(&self, stored: Secret, token: &Token) -> Result<bool, UseError> {
         let mut secret = write(token);
         secret.metadata.resource_version = stored.metadata.resource_version;
         match self.secrets.replace(&name(&token.id), &PostParams::default(), &secret).await {
             Ok(_) => Ok(true),
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
-            Err(error) => Err(error),
+            Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// The tries of one who contends with other replicas.
+struct Tries {
+    since: Instant,
+    pause: Option<Duration>,
+}
+
+impl Tries {
+    fn new() -> Self {
+        Self { since: Instant::now(), pause: None }
+    }
+
+    /// Waits for the next try, which comes at once at first and then after a while that is another's not; says
+    /// whether there is one.
+    async fn next(&mut self) -> bool {
+        let (first, longest) = PAUSES;
+        if let Some(pause) = self.pause {
+            tokio::time::sleep(pause.mul_f64(rand::random())).await;
+        }
+        self.pause = Some(self.pause.map_or(first, |pause| longest.min(pause * 2)));
+        self.since.elapsed() < PATIENCE
     }
 }
 

@@ -49,7 +49,7 @@ pub async fn control(client: kube::Client, address: std::net::SocketAddr) -> Con
         own,
         control: contact.clone(),
         relays: vec![contact],
-        services: ServiceRanges::Cluster(vec!["172.31.0.0/16".parse().unwrap()]),
+        services: ServiceRanges::Cluster(vec!["198.51.100.0/24".parse().unwrap()]),
     };
     let join = JoinService::new(client.clone(), config, tokens.clone(), &Registry::new()).unwrap();
     let hub = Hub::start(client, join.clone(), None, &Registry::new()).unwrap();

@@ -3,9 +3,14 @@
 
 use std::time::Duration;
 
+use edgeloom_api::admin::TokenRequest;
+use edgeloom_api::join::RefusalReason;
 use edgeloom_api::kind::{self, CONFIG_MAP, POD};
+use edgeloom_api::token::JoinToken;
 use edgeloom_client::{Request, Write, join};
 use edgeloom_control::install::install;
+use edgeloom_control::join::Tokens;
+use edgeloom_model::NodeName;
 use edgeloom_plane::{Plane, PlaneConfig};
 use edgeloom_store::{ApiServer, ServerConfig};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -138,6 +143,39 @@ async fn a_host_joins_runs_a_pod_and_reports_on_it() {
     edge.shutdown(Duration::ZERO).await;
     control.hub.shutdown().await;
     tunnel.shutdown(Duration::ZERO).await;
+    plane.shutdown(Duration::from_secs(1)).await;
+    server.shutdown(Duration::from_secs(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_admits_as_many_at_once_as_it_has_uses() {
+    let folder = tempfile::tempdir().unwrap();
+    let Cloud { client, server, plane } = cloud(&folder.path().join("cloud")).await;
+    // Two replicas of the control.
+    let replicas = [Tokens::new(client.clone(), b"ca"), Tokens::new(client.clone(), b"ca")];
+    let wanted = TokenRequest { site: "berlin".into(), ttl_seconds: 600, uses: 100, node: None };
+    let made = replicas[0].create(&wanted).await.unwrap();
+    let token: JoinToken = made.token.parse().unwrap();
+    let mut takes = tokio::task::JoinSet::new();
+    for index in 0..100 {
+        let (tokens, secret) = (replicas[index % 2].clone(), token.secret().to_owned());
+        let node = NodeName::new(format!("edge-{index}")).unwrap();
+        takes.spawn(async move { tokens.take(&secret, &node).await.map_err(|refusal| refusal.to_string()) });
+    }
+    let refused: Vec<String> = takes.join_all().await.into_iter().filter_map(Result::err).collect();
+    assert!(refused.is_empty(), "{} of 100: {refused:?}", refused.len());
+    let late = NodeName::new("late").unwrap();
+    let refusal = replicas[1].take(token.secret(), &late).await.unwrap_err();
+    assert_eq!(refusal.reason(), RefusalReason::UsedUpToken, "{refusal}");
+    assert!(refusal.to_string().contains("--site berlin"), "{refusal}");
+
+    let mut given = tokio::task::JoinSet::new();
+    for index in 0..50 {
+        let (tokens, id) = (replicas[index % 2].clone(), made.details.id.clone());
+        given.spawn(async move { tokens.give_back(&id).await.map_err(|error| error.to_string()) });
+    }
+    assert!(given.join_all().await.iter().all(Result::is_ok));
+    assert_eq!(replicas[0].list().await.unwrap()[0].uses_left, 50);
     plane.shutdown(Duration::from_secs(1)).await;
     server.shutdown(Duration::from_secs(1)).await;
 }

@@ -308,8 +308,8 @@ async fn routes_are_held_against_the_clusters_own_range_of_services() {
         }
     };
     // The API serves no ServiceCIDRs: what is configured counts.
-    let refused = at("172.31.5.0/24", "edge-1").await.unwrap_err();
-    assert!(refused.contains("172.31.0.0/16"), "{refused}");
+    let refused = at("198.51.100.128/25", "edge-1").await.unwrap_err();
+    assert!(refused.contains("198.51.100.0/24"), "{refused}");
     let cidr = json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
         "metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.43.0.0/16", "fd00:43::/112"]}});
     api.put("/apis/networking.k8s.io/v1/servicecidrs/kubernetes", cidr);
@@ -317,7 +317,7 @@ async fn routes_are_held_against_the_clusters_own_range_of_services() {
     assert!(refused.contains("10.43.0.0/16") && refused.contains("10.43.7.0/24"), "{refused}");
     // The default range of other clusters is nothing to this one, nor what was configured.
     at("10.96.0.0/16", "edge-1").await.unwrap();
-    at("172.31.5.0/24", "edge-2").await.unwrap();
+    at("198.51.100.128/25", "edge-2").await.unwrap();
     tunnel.shutdown(Duration::ZERO).await;
     control.hub.shutdown().await;
 }
