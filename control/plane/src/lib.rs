@@ -11,7 +11,6 @@ mod deployment;
 mod endpoints;
 mod events;
 mod garbage;
-mod garbage_watch;
 mod namespaces;
 mod nodes;
 mod pods;

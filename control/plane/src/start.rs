@@ -23,7 +23,7 @@ use crate::namespaces::{contents, finalize};
 use crate::nodes::{ipam, lifecycle};
 use crate::queue::Queue;
 use crate::watch::{Copy, Key, Watches};
-use crate::{PlaneConfig, PlaneError, deployment, endpoints, garbage_watch, replicaset, scheduler, signer};
+use crate::{PlaneConfig, PlaneError, deployment, endpoints, garbage, replicaset, scheduler, signer};
 
 type Keys = Arc<Queue<Key>>;
 
@@ -84,8 +84,8 @@ pub(crate) fn start(
     let requests = copies.requests.store.clone();
     let signer = signer::Controller { client: run.client.clone(), requests, issuer };
     run.spawn(signer, &queues.signer, vec![copies.requests.complete()]);
-    let (garbage, queue) = garbage_watch::start(&run.client, &run.watches);
-    run.spawn(garbage, &queue, Vec::new());
+    let (collector, queue) = garbage::feed::start(&run.client, &run.watches);
+    run.spawn(collector, &queue, Vec::new());
     Ok(())
 }
 

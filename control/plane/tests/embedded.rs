@@ -8,7 +8,7 @@ use edgeloom_plane::{Plane, PlaneConfig};
 use edgeloom_store::{ApiServer, ServerConfig};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -187,5 +187,102 @@ async fn a_namespace_goes_with_what_is_in_it() {
     namespaces.delete("shop", &DeleteParams::default()).await.unwrap();
     until(&namespaces, "shop", |namespace: Option<&Namespace>| namespace.is_none()).await;
     assert!(maps.get_opt("own").await.unwrap().is_none());
+    cluster.stop().await;
+}
+
+/// A ConfigMap that these own, each as `(kind, name, uid)`.
+async fn owned(maps: &Api<ConfigMap>, name: &str, owners: &[(&str, &str, &str)]) -> ConfigMap {
+    let references: Vec<Value> = owners
+        .iter()
+        .map(|(kind, name, uid)| {
+            json!({"apiVersion": "v1", "kind": kind, "name": name, "uid": uid, "blockOwnerDeletion": true})
+        })
+        .collect();
+    create(maps, json!({"metadata": {"name": name, "ownerReferences": references}})).await
+}
+
+fn is_gone(map: Option<&ConfigMap>) -> bool {
+    map.is_none()
+}
+
+/// Waits until these alone own the ConfigMap, and looks that it stays.
+async fn left_to(maps: &Api<ConfigMap>, name: &str, owners: &[&str]) {
+    let by = |map: Option<&ConfigMap>| {
+        let references = map.and_then(|map| map.metadata.owner_references.clone()).unwrap_or_default();
+        map.is_some() && references.iter().map(|owner| owner.name.as_str()).eq(owners.iter().copied())
+    };
+    until(maps, name, by).await;
+    let map = maps.get(name).await.unwrap();
+    assert!(map.metadata.deletion_timestamp.is_none(), "{name} goes though it is owned");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_owns_outlives_an_owner() {
+    let cluster = Cluster::start().await;
+    let maps: Api<ConfigMap> = Api::default_namespaced(cluster.client.clone());
+    let stays = create(&maps, json!({"metadata": {"name": "stays"}})).await.metadata.uid.unwrap();
+    for (how, parameters) in [
+        ("foreground", DeleteParams::foreground()),
+        ("background", DeleteParams::background()),
+        ("orphan", DeleteParams::orphan()),
+    ] {
+        let (goes, shared, sole) = (format!("{how}-goes"), format!("{how}-shared"), format!("{how}-sole"));
+        let uid = create(&maps, json!({"metadata": {"name": goes}})).await.metadata.uid.unwrap();
+        owned(&maps, &shared, &[("ConfigMap", &goes, &uid), ("ConfigMap", "stays", &stays)]).await;
+        owned(&maps, &sole, &[("ConfigMap", &goes, &uid)]).await;
+        // The collector has seen all three when it has acted on a fourth that came after them.
+        let seen = format!("{how}-seen");
+        owned(&maps, &seen, &[("ConfigMap", "never", "none")]).await;
+        until(&maps, &seen, is_gone).await;
+        maps.delete(&goes, &parameters).await.unwrap();
+        until(&maps, &goes, is_gone).await;
+        left_to(&maps, &shared, &["stays"]).await;
+        match how {
+            "orphan" => left_to(&maps, &sole, &[]).await,
+            _ => until(&maps, &sole, is_gone).await,
+        }
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_is_found_by_uid_and_in_its_own_namespace_or_in_none() {
+    let cluster = Cluster::start().await;
+    let client = &cluster.client;
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    create(&namespaces, json!({"metadata": {"name": "shop"}})).await;
+    let (maps, shop): (Api<ConfigMap>, Api<ConfigMap>) =
+        (Api::default_namespaced(client.clone()), Api::namespaced(client.clone(), "shop"));
+    let nodes: Api<Node> = Api::all(client.clone());
+    let node = create(&nodes, json!({"metadata": {"name": "n1"}})).await.metadata.uid.unwrap();
+    let far = create(&shop, json!({"metadata": {"name": "far"}})).await.metadata.uid.unwrap();
+    let near = create(&maps, json!({"metadata": {"name": "near"}})).await.metadata.uid.unwrap();
+    owned(&maps, "cluster-scoped", &[("Node", "n1", &node)]).await;
+    owned(&maps, "another-uid", &[("ConfigMap", "near", "none")]).await;
+    owned(&maps, "elsewhere", &[("ConfigMap", "far", &far)]).await;
+    owned(&maps, "misnamed", &[("ConfigMap", "far", &near)]).await;
+    owned(&maps, "both", &[("ConfigMap", "far", &far), ("ConfigMap", "near", &near)]).await;
+    for name in ["another-uid", "elsewhere", "misnamed"] {
+        until(&maps, name, is_gone).await;
+    }
+    left_to(&maps, "both", &["near"]).await;
+    left_to(&maps, "cluster-scoped", &["n1"]).await;
+    let events: Api<Event> = Api::default_namespaced(client.clone());
+    for name in ["elsewhere", "both"] {
+        let told = tokio::time::timeout(PATIENCE, async {
+            loop {
+                let about = ListParams::default().fields(&format!("involvedObject.name={name}"));
+                if let Some(event) = events.list(&about).await.unwrap().items.pop() {
+                    return event;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        let told = told.await.unwrap();
+        assert_eq!(told.reason.as_deref(), Some("OwnerRefInvalidNamespace"), "{told:?}");
+        assert!(told.message.as_ref().is_some_and(|note| note.contains("\"default\"")), "{told:?}");
+    }
+    nodes.delete("n1", &DeleteParams::background()).await.unwrap();
+    until(&maps, "cluster-scoped", is_gone).await;
     cluster.stop().await;
 }

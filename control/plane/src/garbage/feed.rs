@@ -12,7 +12,8 @@ use kube::discovery::{Discovery, verbs};
 use kube::runtime::{WatchStreamExt, watcher};
 use tokio_util::sync::CancellationToken;
 
-use crate::garbage::{Controller, Graph};
+use super::{Controller, Graph};
+use crate::events::Events;
 use crate::queue::Queue;
 use crate::watch::Watches;
 
@@ -32,7 +33,8 @@ pub(crate) fn start(client: &Client, watches: &Watches) -> (Controller, Arc<Queu
         queue: queue.clone(),
     };
     watches.tasks.spawn(feeder.run());
-    (Controller { client: client.clone(), graph, queue: queue.clone() }, queue)
+    let events = Events::new(client.clone(), "garbage-collector-controller");
+    (Controller { client: client.clone(), graph, queue: queue.clone(), events }, queue)
 }
 
 #[derive(Clone)]
@@ -103,9 +105,12 @@ impl Feeder {
                 None => break,
             }
         }
-        // The kind is not served any more: what it had is gone.
-        let gone = self.graph().of_kind(&kind);
-        gone.iter().for_each(|uid| self.gone(uid));
+        // The kind is not served any more, or the collector ends: what it had may be gone, or not.
+        let mut graph = self.graph();
+        let kind = graph.of_kind(&kind);
+        let concerned: Vec<String> = kind.iter().flat_map(|uid| graph.forget(uid)).collect();
+        drop(graph);
+        self.add(concerned);
     }
 
     fn take(
