@@ -2,7 +2,8 @@
 //!
 //! States: *initial* (pages of what there was at one version), then *live* (changes after it, from the
 //! ring in memory or, when that has moved on, from the history). It ends after an error: 410 when the
-//! history too has moved on.
+//! history too has moved on. That of a custom kind ends without one when the kind is served no more, after
+//! the removal of its objects was told: who comes back learns that there is nothing to be watched.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use super::Store;
 use super::options::{ListOptions, VersionMatch, WatchOptions};
 use super::read;
 use super::txn::Event;
+use crate::admission::DEFINITIONS;
 use crate::error::{Error, Result};
 use crate::kinds::KindDef;
 
@@ -74,6 +76,10 @@ pub struct Watch {
     initial: Option<Initial>,
     pending: VecDeque<WatchEvent>,
     changed: tokio::sync::watch::Receiver<u64>,
+    /// Changes of definitions, if the kind has one.
+    definitions: Option<tokio::sync::watch::Receiver<u64>>,
+    /// Whether the kind was found to be served no more.
+    withdrawn: bool,
     bookmark_at: Instant,
     ended: bool,
 }
@@ -88,9 +94,10 @@ impl Watch {
     pub(super) async fn start(store: Store, kind: Arc<KindDef>, options: WatchOptions) -> Result<Self> {
         // Subscribed before anything is read: no change can fall between.
         let changed = store.0.feed.subscribe(&kind.storage);
+        let definitions = kind.is_custom().then(|| store.0.feed.subscribe(DEFINITIONS));
         let position = read::parse_version(options.resource_version.as_deref())?;
         let initial = options.send_initial_events || position == 0;
-        let watch = Self {
+        let mut watch = Self {
             store,
             kind,
             options,
@@ -98,9 +105,12 @@ impl Watch {
             initial: initial.then_some(Initial { token: None, version: None }),
             pending: VecDeque::new(),
             changed,
+            definitions,
+            withdrawn: false,
             bookmark_at: Instant::now() + BOOKMARK_EVERY,
             ended: false,
         };
+        watch.withdrawn = !watch.is_served();
         Ok(watch)
     }
 
@@ -109,7 +119,7 @@ impl Watch {
         &self.kind
     }
 
-    /// The next event; `None` after an error. Cancel-safe.
+    /// The next event; `None` after an error, and when the kind is served no more. Cancel-safe.
     pub async fn next(&mut self) -> Option<WatchEvent> {
         loop {
             if let Some(event) = self.pending.pop_front() {
@@ -130,6 +140,7 @@ impl Watch {
         if self.initial.is_some() {
             return self.fill_initial().await;
         }
+        self.look_at_definitions();
         self.changed.mark_unchanged();
         let (events, upto) = self.read_changes().await?;
         let shown: Vec<WatchEvent> = events.iter().filter_map(|event| self.show(event)).collect();
@@ -137,9 +148,28 @@ impl Watch {
         let read_all = events.len() < CHUNK;
         self.position = upto;
         if self.pending.is_empty() && read_all {
-            self.wait().await;
+            match self.withdrawn {
+                true => self.ended = true,
+                false => self.wait().await,
+            }
         }
         Ok(())
+    }
+
+    /// Finds out whether the kind is still served, where a definition has changed. What was removed with its own
+    /// was published before that was told, and is read after this.
+    fn look_at_definitions(&mut self) {
+        let Some(definitions) = &mut self.definitions else { return };
+        if definitions.has_changed().unwrap_or(true) {
+            definitions.mark_unchanged();
+            self.withdrawn = !self.is_served();
+        }
+    }
+
+    fn is_served(&self) -> bool {
+        let KindDef { group, version, plural, .. } = &*self.kind;
+        !self.kind.is_custom()
+            || self.store.registry().find(group, version, plural).is_some_and(|kind| kind.allows("watch"))
     }
 
     async fn read_changes(&self) -> Result<(Vec<Arc<Event>>, u64)> {
@@ -176,15 +206,22 @@ impl Watch {
         Ok(())
     }
 
-    /// Waits for a change of the kind, or for the time of a bookmark.
+    /// Waits for a change of the kind or of the definitions, or for the time of a bookmark.
     async fn wait(&mut self) {
-        if !self.options.bookmarks {
-            let _closed = self.changed.changed().await;
-            return;
-        }
+        let redefined = async {
+            match &mut self.definitions {
+                // Left unseen for whoever looks at it.
+                Some(definitions) => {
+                    let _closed = definitions.changed().await;
+                    definitions.mark_changed();
+                }
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.changed.changed() => {}
-            () = tokio::time::sleep_until(self.bookmark_at) => {
+            () = redefined => {}
+            () = tokio::time::sleep_until(self.bookmark_at), if self.options.bookmarks => {
                 // The newest version first: what was published up to it is in the ring by then.
                 let newest = self.store.0.feed.newest();
                 let quiet = self.store.0.feed.after(&self.kind.storage, self.position, 1);

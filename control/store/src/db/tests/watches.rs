@@ -102,3 +102,53 @@ async fn a_quiet_watch_gets_bookmarks() {
     let WatchEvent::Bookmark { version, initial_end } = watch.next().await.unwrap() else { panic!("quiet") };
     assert_eq!((version, initial_end), (fixture.store.resource_version(), false));
 }
+
+#[tokio::test]
+async fn a_custom_kind_is_watched_as_long_as_it_is_served() {
+    let fixture = Fixture::new().await;
+    let definition = |plural: &str, served: bool| {
+        let version = |name: &str, served: bool| json!({"name": name, "served": served, "storage": name == "v1", "schema": {"openAPIV3Schema": {"type": "object"}}});
+        json!({"metadata": {"name": format!("{plural}.example.com")}, "spec": {"group": "example.com", "scope": "Namespaced",
+            "names": {"plural": plural, "kind": plural}, "versions": [version("v1", true), version("v2", served)]}})
+    };
+    for plural in ["things", "others"] {
+        fixture.create("customresourcedefinitions", "", definition(plural, true)).await;
+    }
+    let registry = fixture.store.registry().clone();
+    let find = |plural: &str, version: &str| registry.find("example.com", version, plural).unwrap();
+    let (things, others) = (find("things", "v1"), find("others", "v1"));
+    let thing = json!({"apiVersion": "example.com/v1", "kind": "things", "metadata": {"name": "a"}});
+    fixture.store.create(&things, "default", thing, &WriteOptions::default()).await.unwrap();
+    let bookmarked = WatchOptions { bookmarks: true, ..WatchOptions::default() };
+    let mut with_objects = fixture.store.watch(&things, bookmarked).await.unwrap();
+    let mut with_none = fixture.store.watch(&others, WatchOptions::default()).await.unwrap();
+    let newer = find("things", "v2");
+    let mut of_version = fixture.store.watch(&newer, WatchOptions::default()).await.unwrap();
+    assert_eq!(next(&mut with_objects).await, pair("ADDED", "a"));
+    assert_eq!(next(&mut of_version).await, pair("ADDED", "a"));
+
+    let definitions = fixture.kind("customresourcedefinitions");
+    let withdraw = |old: &Value| {
+        let mut new = old.clone();
+        new["spec"]["versions"][1]["served"] = json!(false);
+        Ok(new)
+    };
+    let options = WriteOptions::default();
+    fixture
+        .store
+        .modify(&definitions, "", "things.example.com", Part::Main, &options, withdraw)
+        .await
+        .unwrap();
+    assert!(of_version.next().await.is_none(), "its version is served no more");
+    let delete = async |name: &str| {
+        fixture.store.delete(&definitions, "", name, &DeleteOptions::default()).await.unwrap();
+    };
+    delete("others.example.com").await;
+    assert!(with_none.next().await.is_none());
+    delete("things.example.com").await;
+    assert_eq!(next(&mut with_objects).await, pair("DELETED", "a"));
+    assert!(with_objects.next().await.is_none());
+    // One that comes when the definition has just gone.
+    let mut late = fixture.store.watch(&things, WatchOptions::default()).await.unwrap();
+    assert!(late.next().await.is_none());
+}
