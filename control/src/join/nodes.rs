@@ -33,6 +33,11 @@ pub(super) enum NodeRefusal {
         /// Who has it.
         peer: String,
     },
+    /// The name is the control's own.
+    #[error(
+        "node name {0} is that of the control, which is a member of the mesh itself; choose another name"
+    )]
+    Control(String),
     /// The identity was expelled.
     #[error(
         "this machine was revoked (as node {node}); to let it join again, `kubectl delete revocation {revocation}`"
@@ -64,7 +69,7 @@ impl NodeRefusal {
     /// The reason as the protocol names it.
     pub(super) fn reason(&self) -> RefusalReason {
         match self {
-            Self::Taken { .. } | Self::Foreign(_) => RefusalReason::NameTaken,
+            Self::Taken { .. } | Self::Control(_) | Self::Foreign(_) => RefusalReason::NameTaken,
             Self::Revoked { .. } => RefusalReason::Revoked,
             Self::NotMember(_) => RefusalReason::NotMember,
             Self::Leaving(_) | Self::Unavailable(_) => RefusalReason::Unavailable,
@@ -98,6 +103,14 @@ pub(super) enum Standing {
     Free(Vec<String>),
 }
 
+/// The refusal of a name that the EdgeNode with this specification has.
+fn taken(name: &NodeName, known: EdgeNodeSpec) -> NodeRefusal {
+    if known.roles.contains(&Role::Control) {
+        return NodeRefusal::Control(name.to_string());
+    }
+    NodeRefusal::Taken { name: name.to_string(), peer: known.peer_id }
+}
+
 impl Nodes {
     /// Those of the cluster behind `client`.
     pub(super) fn new(client: Client) -> Self {
@@ -121,9 +134,7 @@ impl Nodes {
             Some(known) if known.metadata.deletion_timestamp.is_some() => {
                 Err(NodeRefusal::Leaving(name.to_string()))
             }
-            Some(known) if known.spec.peer_id != peer.to_string() => {
-                Err(NodeRefusal::Taken { name: name.to_string(), peer: known.spec.peer_id })
-            }
+            Some(known) if known.spec.peer_id != peer.to_string() => Err(taken(name, known.spec)),
             Some(known) if known.spec.revoked => {
                 let revocation = Revocation::name_of(name.as_str(), &known.spec.peer_id);
                 Err(NodeRefusal::Revoked { node: name.to_string(), revocation })
@@ -195,7 +206,7 @@ impl Nodes {
             other => other?,
         };
         if claimed.spec.peer_id != claim.spec.peer_id {
-            return Err(NodeRefusal::Taken { name: name.to_string(), peer: claimed.spec.peer_id });
+            return Err(taken(name, claimed.spec));
         }
         Ok(claimed.uid().unwrap_or_default())
     }

@@ -118,6 +118,20 @@ async fn a_node_object_that_was_deleted_comes_back_while_the_member_is_connected
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_controls_own_name_is_not_to_be_freed() {
+    let api = Api::new();
+    let (control, address, tunnel) = start_control(api.client()).await;
+    put_edge_node(&api, "edgeloom-control", &control.identity, &["control", "relay"]);
+    let folder = tempfile::tempdir().unwrap();
+    let wanted = config(folder.path(), "edgeloom-control", address, Some(token(&control, 1).await));
+    let refused = join(&wanted).await.unwrap_err().to_string();
+    assert!(refused.contains("that of the control") && refused.contains("another name"), "{refused}");
+    assert!(!refused.contains("kubectl delete"), "{refused}");
+    control.hub.shutdown().await;
+    tunnel.shutdown(Duration::ZERO).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_machines_that_want_one_name_one_gets_it() {
     let api = Api::new();
     let (control, address, tunnel) = start_control(api.client()).await;
