@@ -2,7 +2,7 @@
 //!
 //! An API server knows of a node's kubelet only an address and a port, so each node gets a port of the
 //! control: [`Kubelets`] watches the EdgeNodes, opens and closes ports, and writes them into the Nodes'
-//! status, and again whenever a Node does not say so. A request that comes in is authenticated and authorised as a kubelet does it, then passed on
+//! status, and again whenever a Node does not say so. What fails is tried again. A request that comes in is authenticated and authorised as a kubelet does it, then passed on
 //! over the overlay; the node's own answer comes back untouched, upgrades included.
 
 mod certificate;
@@ -14,6 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use edgeloom_api::v1alpha1::{EdgeNode, Role};
 use edgeloom_tunnel::PeerId;
@@ -26,6 +27,7 @@ use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use rustls::pki_types::CertificateDer;
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -35,8 +37,10 @@ use crate::access::{Authenticator, Authorizer};
 use crate::forward::Forwarder;
 use crate::https::{self, Body, Handler, text};
 
-/// Pause before a Node that could not be written to is tried again.
+/// Pause before a port that did not open, or a Node that could not be written to, is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+/// The pause doubles with each failure of a port, up to this: a port range that is exhausted stays so for long.
+const RETRY_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// The kubelet ports, and what they need.
 pub struct Kubelets {
@@ -77,6 +81,7 @@ impl Kubelets {
         let written = watcher(nodes, watcher::Config::default()).default_backoff().applied_objects();
         let mut written = std::pin::pin!(written);
         let mut retry = tokio::time::interval(RETRY);
+        retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut state = State::default();
         loop {
             tokio::select! {
@@ -90,9 +95,12 @@ impl Kubelets {
                     Ok(None) => return,
                     Err(error) => tracing::warn!(%error, "watching the Nodes; trying again"),
                 },
-                _ = retry.tick(), if !state.unwritten.is_empty() => {
+                _ = retry.tick(), if !state.unwritten.is_empty() || !state.unopened.is_empty() => {
                     for name in std::mem::take(&mut state.unwritten) {
                         self.publish(&mut state, &name).await;
+                    }
+                    for (name, peer) in state.unopened.due(Instant::now()) {
+                        self.try_open(&mut state, name, peer).await;
                     }
                 }
                 () = self.stop.cancelled() => return,
@@ -120,8 +128,8 @@ impl Kubelets {
             watcher::Event::Apply(node) => self.ensure(state, &node).await,
             watcher::Event::InitDone => {
                 let listed = std::mem::take(&mut state.listed);
-                let gone: Vec<String> =
-                    state.open.keys().filter(|name| !listed.contains(name)).cloned().collect();
+                let known = state.open.keys().chain(state.unopened.names());
+                let gone: Vec<String> = known.filter(|name| !listed.contains(name)).cloned().collect();
                 gone.iter().for_each(|name| state.close(name));
             }
             watcher::Event::Delete(node) => state.close(&node.name_any()),
@@ -144,18 +152,30 @@ impl Kubelets {
             return;
         }
         state.close(&name);
+        self.try_open(state, name, peer).await;
+    }
+
+    async fn try_open(&self, state: &mut State, name: String, peer: PeerId) {
         match self.open(state, &name, peer).await {
             Ok(open) => {
+                state.unopened.remove(&name);
                 state.open.insert(name.clone(), open);
                 self.publish(state, &name).await;
             }
-            Err(error) => tracing::error!(node = name, %error, "no kubelet port: logs and exec will fail"),
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::error!(node = name, error, "no kubelet port: logs and exec fail; trying again");
+                state.ports.release(&name);
+                state.unopened.failed(name, peer, Instant::now());
+            }
         }
     }
 
     async fn open(&self, state: &mut State, name: &str, peer: PeerId) -> anyhow::Result<Open> {
         let nodes: Api<Node> = Api::all(self.client.clone());
-        let mut recorded = nodes.get_opt(name).await.ok().flatten().and_then(|node| kubelet_port(&node));
+        // Another port than the recorded one would be taken from a Node that is merely not read now.
+        let node = nodes.get_opt(name).await.context("reading the port that its Node has")?;
+        let mut recorded = node.and_then(|node| kubelet_port(&node));
         loop {
             let port = state.ports.assign(name, recorded.take())?;
             match bind(self.listen, port).await {
@@ -219,10 +239,48 @@ struct State {
     listed: Vec<String>,
     /// Names of Nodes that are to be written to again.
     unwritten: BTreeSet<String>,
+    unopened: Unopened,
+}
+
+/// Nodes whose port did not open. Reads no clock.
+#[derive(Default)]
+struct Unopened(BTreeMap<String, Failed>);
+
+struct Failed {
+    peer: PeerId,
+    pause: Duration,
+    again: Instant,
+}
+
+impl Unopened {
+    /// Notes a failure; each one after the other waits longer.
+    fn failed(&mut self, name: String, peer: PeerId, now: Instant) {
+        let pause = self.0.get(&name).map_or(RETRY, |failed| RETRY_MAX.min(failed.pause * 2));
+        self.0.insert(name, Failed { peer, pause, again: now + pause });
+    }
+
+    /// Whose turn it is.
+    fn due(&self, now: Instant) -> Vec<(String, PeerId)> {
+        let due = self.0.iter().filter(|(_, failed)| failed.again <= now);
+        due.map(|(name, failed)| (name.clone(), failed.peer)).collect()
+    }
+
+    fn remove(&mut self, name: &str) {
+        self.0.remove(name);
+    }
+
+    fn names(&self) -> impl Iterator<Item = &String> {
+        self.0.keys()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 impl State {
     fn close(&mut self, name: &str) {
+        self.unopened.remove(name);
         if let Some(open) = self.open.remove(name) {
             open.stop.cancel();
             self.ports.release(name);
@@ -301,7 +359,27 @@ pub async fn bind(address: IpAddr, port: u16) -> std::io::Result<TcpListener> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use edgeloom_tunnel::identity::Identity;
     use serde_json::json;
+
+    #[test]
+    fn a_port_that_did_not_open_is_tried_again_ever_later() {
+        let peer = Identity::from_secret([7; 32]).peer_id();
+        let (mut unopened, start) = (Unopened::default(), Instant::now());
+        let mut at = start;
+        for pause in [5, 10, 20, 40, 80, 160, 300, 300] {
+            unopened.failed("a".to_owned(), peer, at);
+            let pause = Duration::from_secs(pause);
+            assert_eq!(unopened.due(at + pause - Duration::from_millis(1)), []);
+            assert_eq!(unopened.due(at + pause), [("a".to_owned(), peer)]);
+            at += pause;
+        }
+        unopened.remove("a");
+        unopened.failed("b".to_owned(), peer, at);
+        assert_eq!(unopened.due(at + RETRY), [("b".to_owned(), peer)]);
+        unopened.remove("b");
+        assert_eq!(unopened.due(at + RETRY), []);
+    }
 
     #[test]
     fn a_node_that_says_otherwise_is_told_again() {
