@@ -73,6 +73,7 @@ pub struct Control {
     /// Where it is: `HOST` or `HOST:PORT`; needed at the first start only.
     pub addresses: Vec<String>,
     /// Token of `meshctl token create --site SITE`; needed at the first start only.
+    #[serde(serialize_with = "secret")]
     pub token: Option<String>,
     /// Give up joining a control that does not answer after so many seconds.
     pub patience_seconds: u64,
@@ -109,6 +110,11 @@ impl Overlay {
 pub struct Ops {
     /// Where it listens.
     pub listen: SocketAddr,
+}
+
+/// Says of a secret no more than that it is set: what `--print-config` prints is shown to others.
+fn secret<S: Serializer>(secret: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    secret.as_ref().map(|_| "(set, not shown)").serialize(serializer)
 }
 
 impl Default for Control {
@@ -203,6 +209,14 @@ impl<'de> Deserialize<'de> for Export {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_is_not_shown() {
+        let control = Control { token: Some("abc.def".to_owned()), ..Control::default() };
+        let shown = serde_yaml_ng::to_string(&control).unwrap();
+        assert!(shown.contains("token: (set, not shown)") && !shown.contains("abc"), "{shown}");
+        assert!(serde_yaml_ng::to_string(&Control::default()).unwrap().contains("token: null"));
+    }
 
     #[test]
     fn exports() {
