@@ -36,8 +36,8 @@ pub(crate) struct Args {
     /// Context of the kubeconfig [default: its current one]
     #[arg(long, global = true, value_name = "NAME", conflicts_with = "socket")]
     pub(crate) context: Option<String>,
-    /// Address of the control's HTTPS [default: the API server's host, port 20007]
-    #[arg(long, global = true, value_name = "HOST[:PORT]", env = "MESHCTL_CONTROL")]
+    /// Address of the control's HTTPS [default: $MESHCTL_CONTROL, then the API server's host, port 20007]
+    #[arg(long, global = true, value_name = "HOST[:PORT]")]
     pub(crate) control: Option<String>,
     /// How to print
     #[arg(short, long, global = true, value_enum, default_value_t)]
@@ -175,6 +175,13 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn no_option_is_shown_as_wanted_because_the_environment_has_it() {
+        let command = Args::command();
+        let from_environment = command.get_arguments().find(|option| option.get_env().is_some());
+        assert!(from_environment.is_none(), "{from_environment:?} stands in every usage line when it is set");
     }
 
     #[test]

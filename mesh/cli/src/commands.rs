@@ -63,9 +63,12 @@ async fn asked(
         Source::Control(control) => {
             let from = match from {
                 Some(from) => from.to_string(),
-                None => choose(&fleet::nodes(&control).await?, node.as_str())?,
+                None => {
+                    let chosen = choose(&fleet::nodes(&control).await?, node.as_str())?;
+                    eprintln!("from {chosen} (--from NODE to choose):");
+                    chosen
+                }
             };
-            eprintln!("from {from} (--from NODE to choose):");
             Ok((control, node_path(&from, &format!("{path}/{node}"))))
         }
     }

@@ -11,6 +11,10 @@ use crate::http::Client;
 /// Daemons whose sockets are looked for when nothing else says where to ask.
 const DAEMONS: [&str; 2] = ["edgecore", "mesh-agent"];
 
+/// Variable with the control's address. Not clap's to read: what that has from the environment it shows in every
+/// usage line, as if it had to be given.
+const CONTROL: &str = "MESHCTL_CONTROL";
+
 /// What answers.
 pub(crate) enum Source {
     /// One daemon.
@@ -23,13 +27,13 @@ pub(crate) enum Source {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
     /// The kubeconfig is missing or wrong.
-    #[error("{0}; check --kubeconfig, $KUBECONFIG and --context")]
+    #[error("{}; check --kubeconfig, $KUBECONFIG and --context", reason(.0))]
     Kubeconfig(#[from] KubeconfigError),
     /// The API server's address has no host.
     #[error("the API server's address {0} names no host; say where the control is with --control HOST")]
     NoHost(String),
     /// The control's address is none.
-    #[error("--control {0:?}: expected HOST or HOST:PORT")]
+    #[error("--control or ${CONTROL} {0:?}: expected HOST or HOST:PORT")]
     Control(String),
     /// The client could not be built.
     #[error("credentials of the kubeconfig: {0}")]
@@ -54,6 +58,16 @@ pub(crate) async fn connect(args: &Args) -> Result<Source, ConnectError> {
     }
 }
 
+/// What is wrong with a kubeconfig; kube's own words quote paths twice.
+fn reason(error: &KubeconfigError) -> String {
+    match error {
+        KubeconfigError::ReadConfig(error, path) => {
+            format!("the kubeconfig {} cannot be read: {error}", path.display())
+        }
+        other => other.to_string(),
+    }
+}
+
 fn is_set(variable: &str) -> bool {
     std::env::var_os(variable).is_some_and(|value| !value.is_empty())
 }
@@ -70,7 +84,9 @@ fn local_socket() -> Option<PathBuf> {
 async fn control(args: &Args, kubeconfig: Kubeconfig) -> Result<Source, ConnectError> {
     let options = KubeConfigOptions { context: args.context.clone(), ..KubeConfigOptions::default() };
     let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?;
-    let authority = match &args.control {
+    let named =
+        args.control.clone().or_else(|| std::env::var(CONTROL).ok().filter(|named| !named.is_empty()));
+    let authority = match &named {
         Some(control) => with_port(control),
         None => {
             let host = config.cluster_url.host();
@@ -79,8 +95,7 @@ async fn control(args: &Args, kubeconfig: Kubeconfig) -> Result<Source, ConnectE
         }
     };
     let url = format!("https://{authority}/");
-    config.cluster_url =
-        url.parse().map_err(|_| ConnectError::Control(args.control.clone().unwrap_or_default()))?;
+    config.cluster_url = url.parse().map_err(|_| ConnectError::Control(named.unwrap_or_default()))?;
     Ok(Source::Control(Client::control(authority, kube::Client::try_from(config)?)))
 }
 
@@ -100,6 +115,12 @@ fn with_port(address: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kubeconfig_that_is_not_there_is_named_once() {
+        let error = ConnectError::from(kubeconfig(Some(Path::new("/nope"))).unwrap_err()).to_string();
+        assert!(error.starts_with("the kubeconfig /nope cannot be read: No such file"), "{error}");
+    }
 
     #[test]
     fn the_control_stands_beside_the_api_server() {
