@@ -1,5 +1,6 @@
 //! Rotation of container logs by size and count. The runtime writes them; it is asked to open the file anew
-//! after the old one was moved.
+//! after the old one was moved, and where the file is not there: somebody removed it, or this process ended
+//! between the two steps.
 
 use std::fs;
 use std::io;
@@ -49,17 +50,48 @@ async fn rotate_all(node: &Node, rotation: Rotation) -> Result<(), CriError> {
     let running = listed.containers.iter().filter(|c| c.state() == ContainerState::Running);
     for container in running {
         let Some(log) = log_file(&node.log_root, container) else { continue };
-        if fs::metadata(&log).map_or(0, |meta| meta.len()) < rotation.max_size {
-            continue;
-        }
-        if let Err(error) = move_aside(&log, rotation.max_files, OffsetDateTime::now_utc()) {
-            tracing::warn!(log = %log.display(), %error, "log not rotated");
-            continue;
-        }
         let request = ContainerId { container_id: container.id.clone() };
-        if let Err(error) = node.runtime.cri.reopen_container_log(request).await {
-            tracing::warn!(log = %log.display(), %error, "the runtime did not open the log anew");
+        let reopen = async || match node.runtime.cri.reopen_container_log(request).await {
+            // It has ended since.
+            Err(error) if error.is_not_found() => Ok(()),
+            other => other.map(drop),
+        };
+        if let Err(error) = tend(&log, rotation, OffsetDateTime::now_utc(), reopen).await {
+            tracing::warn!(log = %log.display(), %error, "log not rotated; trying again");
         }
+    }
+    Ok(())
+}
+
+/// Why a log is not as it should be.
+#[derive(Debug, thiserror::Error)]
+enum Untended {
+    #[error(transparent)]
+    File(#[from] io::Error),
+    #[error("the runtime did not open it anew: {0}")]
+    Reopen(#[from] CriError),
+}
+
+/// Has the log of a running container written to its file: `reopen` is the runtime's part.
+async fn tend(
+    log: &Path,
+    rotation: Rotation,
+    now: OffsetDateTime,
+    reopen: impl AsyncFnOnce() -> Result<(), CriError>,
+) -> Result<(), Untended> {
+    match fs::metadata(log) {
+        Ok(found) if found.len() < rotation.max_size => return Ok(()),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(reopen().await?),
+        Err(error) => return Err(error.into()),
+    }
+    let aside = move_aside(log, rotation.max_files, now)?;
+    if let Err(error) = reopen().await {
+        // The runtime still writes to the old file: that is the log, and is rotated the next time.
+        if !log.exists() {
+            fs::rename(aside, log)?;
+        }
+        return Err(error.into());
     }
     Ok(())
 }
@@ -71,8 +103,8 @@ fn log_file(root: &Path, container: &Container) -> Option<PathBuf> {
     Some(sandbox::log_directory(root, &id).join(label(CONTAINER_NAME)?).join(format!("{attempt}.log")))
 }
 
-/// Moves the log to `NAME.TIME` and removes the oldest ones beyond `max_files`.
-fn move_aside(log: &Path, max_files: usize, now: OffsetDateTime) -> io::Result<()> {
+/// Moves the log to `NAME.TIME`, and says where that is; removes the oldest ones beyond `max_files`.
+fn move_aside(log: &Path, max_files: usize, now: OffsetDateTime) -> io::Result<PathBuf> {
     let mut old = rotated(log)?;
     let keep = max_files.saturating_sub(2);
     for file in old.drain(..old.len().saturating_sub(keep)) {
@@ -89,7 +121,8 @@ fn move_aside(log: &Path, max_files: usize, now: OffsetDateTime) -> io::Result<(
     );
     let mut name = log.as_os_str().to_owned();
     name.push(format!(".{stamp}"));
-    fs::rename(log, name)
+    fs::rename(log, &name)?;
+    Ok(name.into())
 }
 
 /// Rotated files of a log, oldest first.
@@ -133,6 +166,46 @@ mod tests {
         assert_eq!(kept, ["4", "5"]);
         remove(&log);
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+
+    const SMALL: Rotation = Rotation { max_size: 4, max_files: 3 };
+
+    fn deaf() -> CriError {
+        CriError::Incomplete { method: "ReopenContainerLog", what: "answer" }
+    }
+
+    #[tokio::test]
+    async fn a_log_that_is_not_there_is_opened_anew() {
+        let root = tempfile::tempdir().unwrap();
+        let log = root.path().join("0.log");
+        let failed = tend(&log, SMALL, OffsetDateTime::UNIX_EPOCH, async || Err(deaf())).await;
+        assert!(matches!(failed, Err(Untended::Reopen(_))), "{failed:?}");
+        let runtime = async || {
+            fs::write(&log, "").unwrap();
+            Ok(())
+        };
+        tend(&log, SMALL, OffsetDateTime::UNIX_EPOCH, runtime).await.unwrap();
+        assert!(log.exists());
+        let untouched = async || panic!("a small log stays as it is");
+        tend(&log, SMALL, OffsetDateTime::UNIX_EPOCH, untouched).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_log_that_the_runtime_goes_on_writing_keeps_its_name() {
+        let root = tempfile::tempdir().unwrap();
+        let log = root.path().join("0.log");
+        fs::write(&log, "long").unwrap();
+        let failed = tend(&log, SMALL, OffsetDateTime::UNIX_EPOCH, async || Err(deaf())).await;
+        assert!(matches!(failed, Err(Untended::Reopen(_))), "{failed:?}");
+        assert_eq!(fs::read_to_string(&log).unwrap(), "long");
+        assert_eq!(rotated(&log).unwrap(), Vec::<PathBuf>::new());
+        let runtime = async || {
+            fs::write(&log, "new").unwrap();
+            Ok(())
+        };
+        tend(&log, SMALL, OffsetDateTime::UNIX_EPOCH, runtime).await.unwrap();
+        assert_eq!(fs::read_to_string(&log).unwrap(), "new");
+        assert_eq!(fs::read_to_string(&rotated(&log).unwrap()[0]).unwrap(), "long");
     }
 
     #[test]
