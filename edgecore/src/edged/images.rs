@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use super::backoff::Backoff;
 use super::cluster::Cluster;
 use super::events::{Recorder, Subject};
+use super::image_name::{self, InvalidName};
 use super::metrics::Metrics;
 use super::plan::Waiting;
 use super::pod::Pod;
@@ -77,9 +78,16 @@ impl Images {
     ) -> Result<Image, Missing> {
         let name = container.image.clone().unwrap_or_default();
         let subject = || Subject::container(pod, &container.name);
+        if let Err(error) = image_name::check(&name) {
+            return Err(self.misnamed(pod, container, &name, &error).await);
+        }
         let present = match self.present(&name).await {
             Ok(present) => present,
-            Err(error) => return Err(self.inspect_failed(pod, container, &name, &error).await),
+            Err(error) => {
+                let message = format!("Failed to inspect image {name:?}: {}", error.message());
+                self.recorder.warning(subject(), "Failed", message.clone()).await;
+                return Err(missing("ImageInspectError", message, Some(super::backoff::INITIAL)));
+            }
         };
         match (policy(container), present) {
             (Policy::Never, None) => {
@@ -103,31 +111,14 @@ impl Images {
         Ok(self.cri.image_status(ImageRequest { image: Some(spec(name)) }).await?.image)
     }
 
-    async fn inspect_failed(
-        &self,
-        pod: &Pod,
-        container: &Container,
-        name: &str,
-        error: &CriError,
-    ) -> Missing {
-        let subject = Subject::container(pod, &container.name);
-        let text = error.message();
-        let (reason, message) = if text.contains("invalid reference") || text.contains("must be lowercase") {
-            let message = format!(
-                "Failed to apply default image tag {name:?}: couldn't parse image name {name:?}: {text}"
-            );
-            ("InvalidImageName", message)
-        } else {
-            ("ImageInspectError", format!("Failed to inspect image {name:?}: {text}"))
-        };
-        self.recorder
-            .warning(
-                subject,
-                if reason == "InvalidImageName" { "InspectFailed" } else { "Failed" },
-                message.clone(),
-            )
-            .await;
-        missing(reason, message, Some(super::backoff::INITIAL))
+    async fn misnamed(&self, pod: &Pod, container: &Container, name: &str, error: &InvalidName) -> Missing {
+        let subject = || Subject::container(pod, &container.name);
+        let message = format!(
+            "Failed to apply default image tag {name:?}: couldn't parse image name {name:?}: {error}"
+        );
+        self.recorder.warning(subject(), "InspectFailed", message.clone()).await;
+        self.recorder.warning(subject(), "Failed", "Error: InvalidImageName").await;
+        missing("InvalidImageName", message, Some(super::backoff::INITIAL))
     }
 
     async fn pull(
@@ -269,7 +260,30 @@ fn is_latest(image: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::edged::pod::tests::pod;
+    use crate::edged::testing::{self, Memory};
+
+    #[tokio::test]
+    async fn a_name_that_is_none_is_not_asked_of_the_runtime() {
+        let root = tempfile::tempdir().unwrap();
+        // Nothing listens at this socket.
+        let node = testing::node(&Arc::new(Memory::default()), &root.path().join("socket"), root.path());
+        let ask = async |image: &str| {
+            let pod = pod(json!({"containers": [{"name": "a", "image": image}]}));
+            let sandbox = PodSandboxConfig::default();
+            node.images.ensure(&pod, &pod.spec.containers[0], &sandbox).await.unwrap_err().waiting
+        };
+        let waiting = ask("UPPER:1").await;
+        assert_eq!(waiting.reason, "InvalidImageName");
+        assert!(
+            waiting.message.ends_with("repository name (library/UPPER) must be lowercase"),
+            "{waiting:?}"
+        );
+        assert_eq!(ask("lower:1").await.reason, "ImageInspectError");
+    }
 
     #[test]
     fn pull_policy_follows_the_tag() {

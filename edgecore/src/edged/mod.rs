@@ -19,6 +19,7 @@ pub mod events;
 pub mod fields;
 pub mod gc;
 mod gone;
+pub mod image_name;
 pub mod images;
 pub mod last_words;
 pub mod log_rotation;
