@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use super::cluster::{Change, Changes, Cluster, ClusterError, Report};
 use super::events::Recorder;
 use super::fields::Facts;
+use super::observed::{Instance, State};
 use super::{Images, Metrics, Node, Runtime};
 use crate::cri::Cri;
 
@@ -39,6 +40,28 @@ pub(crate) fn node(memory: &Arc<Memory>, socket: &Path, root: &Path) -> Node {
         resolv_conf: "/etc/resolv.conf".into(),
         memory: 1 << 30,
         data: 0.into(),
+    }
+}
+
+/// A container `name` whose id is its name and its attempt.
+pub(crate) fn instance(name: &str, attempt: u32, state: State, exit_code: i32) -> Instance {
+    Instance {
+        id: format!("{name}{attempt}"),
+        name: name.into(),
+        sandbox: "p".into(),
+        attempt,
+        state,
+        created: i64::from(attempt) + 1,
+        started: 1_700_000_000_000_000_000,
+        finished: if state == State::Exited { 1_700_000_001_000_000_000 } else { 0 },
+        exit_code,
+        reason: String::new(),
+        message: String::new(),
+        image: "docker.io/library/x:1".into(),
+        image_ref: "docker.io/library/x@sha256:00".into(),
+        hash: String::new(),
+        grace: None,
+        log_path: String::new(),
     }
 }
 

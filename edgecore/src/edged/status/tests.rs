@@ -3,30 +3,10 @@ use serde_json::json;
 use super::super::pod::tests::pod;
 use super::*;
 use crate::edged::observed::Sandbox;
+use crate::edged::testing::instance;
 
 fn now() -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp(1_800_000_000).unwrap()
-}
-
-fn instance(name: &str, attempt: u32, state: State, exit_code: i32) -> Instance {
-    Instance {
-        id: format!("{name}{attempt}"),
-        name: name.into(),
-        sandbox: "p".into(),
-        attempt,
-        state,
-        created: i64::from(attempt) + 1,
-        started: 1_700_000_000_000_000_000,
-        finished: if state == State::Exited { 1_700_000_001_000_000_000 } else { 0 },
-        exit_code,
-        reason: String::new(),
-        message: String::new(),
-        image: "docker.io/library/x:1".into(),
-        image_ref: "docker.io/library/x@sha256:00".into(),
-        hash: String::new(),
-        grace: None,
-        log_path: String::new(),
-    }
 }
 
 fn observed(containers: Vec<Instance>) -> Observed {
