@@ -326,6 +326,9 @@ impl Paths {
             self.candidates.iter_mut().for_each(Candidate::mistrust);
             return self.take(route);
         }
+        if self.meets(now, route) {
+            return self.take(route);
+        }
         if self.active == Some(route)
             || self.demand == Demand::Active
             || (self.leads && self.demand == Demand::Keep)
@@ -338,6 +341,15 @@ impl Paths {
         if candidate.alive(now) && !worse {
             self.take(route);
         }
+    }
+
+    /// Whether `route`, which the other end uses, is as good as the own: then the end that does not lead goes by it too.
+    /// Packets that come by another way than the own say nothing of that.
+    fn meets(&self, now: Instant, route: RouteKey) -> bool {
+        let (Some(current), Some(other)) = (self.working(now), self.get(route)) else { return false };
+        let equal = current.kind.rank() == other.kind.rank() && !current.kind.is_carrier();
+        let worse = || clearly_better(current, other, self.carried(now));
+        !self.leads && current.route != route && equal && other.alive(now) && !worse()
     }
 
     /// An answer came in. Returns the round trip time if it answers a probe of ours.

@@ -323,6 +323,24 @@ fn a_nat_that_rebinds_costs_half_a_second_and_a_second_later_the_path_is_direct_
 }
 
 #[test]
+fn two_ends_that_go_by_different_relays_meet_at_one() {
+    for moved in [0, 1] {
+        let mut network = Network::punched();
+        network.cut(0);
+        network.run(ms(3000));
+        let other = 3 - network.used()[moved].unwrap();
+        let route = network.ways[other].names[moved];
+        network.ends[moved].paths.take(route);
+        network.run(ms(5000));
+        let used = network.used();
+        assert!(network.is_live() && used[0] == used[1], "{used:?}");
+        network.forget();
+        network.run(ms(60_000));
+        assert_eq!(network.moves(), 0, "{:?}", network.ends.each_ref().map(|end| &end.moves));
+    }
+}
+
+#[test]
 fn where_every_way_was_cut_the_first_that_heals_is_taken_soon() {
     for outage in (2..120).step_by(11) {
         let mut network = Network::punched();
