@@ -22,7 +22,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -33,6 +33,10 @@ use crate::auth::pki;
 
 /// Connections at once; more wait in the kernel's queue.
 const CONNECTIONS: usize = 8_192;
+/// Of them, of clients that show no certificate of the cluster's: the others find a place whoever comes.
+const UNPROVEN: usize = 7_168;
+/// How long a client may be silent after its handshake: the protocol is not known before it speaks.
+const SILENT: Duration = Duration::from_secs(30);
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a client may take to send the head of a request, and an idle HTTP/1 connection is kept, which hyper
@@ -146,6 +150,7 @@ pub(crate) async fn serve(
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let unproven = Arc::new(Semaphore::new(UNPROVEN));
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return Ok(()) };
         let accepted = tokio::select! {
@@ -165,6 +170,7 @@ pub(crate) async fn serve(
             acceptor: acceptor.clone(),
             clients: listener.tls.clients.clone(),
             stop: stop.clone(),
+            unproven: unproven.clone(),
         };
         let force = force.clone();
         tasks.spawn(async move {
@@ -185,6 +191,8 @@ struct Connection {
     acceptor: tokio_rustls::TlsAcceptor,
     clients: Arc<dyn ClientCertVerifier>,
     stop: CancellationToken,
+    /// Places of clients without a certificate.
+    unproven: Arc<Semaphore>,
 }
 
 impl Connection {
@@ -193,8 +201,15 @@ impl Connection {
         let handshake = tokio::time::timeout(HANDSHAKE, self.acceptor.accept(Impatient::new(stream))).await;
         let Ok(Ok(stream)) = handshake else { return };
         let peer = peer(stream.get_ref().1.peer_certificates(), &*self.clients);
+        let proven = matches!(peer, Peer::Certified(_));
+        let place = if proven { None } else { self.unproven.clone().try_acquire_owned().ok() };
+        if !proven && place.is_none() {
+            return tracing::debug!("a client without a certificate is turned away: there are {UNPROVEN}");
+        }
         let face = self.face;
+        let (asks, mut asked) = watch::channel(false);
         let service = service_fn(move |request| {
+            asks.send_replace(true);
             let (face, peer) = (face.clone(), peer.clone());
             async move { Ok::<_, Infallible>(route::answer(face, request, peer).await) }
         });
@@ -210,6 +225,7 @@ impl Connection {
         tokio::pin!(served);
         let ended = tokio::select! {
             ended = served.as_mut() => ended,
+            () = silence(&mut asked) => return tracing::debug!("a client that said nothing is left"),
             () = self.stop.cancelled() => {
                 served.as_mut().graceful_shutdown();
                 served.await
@@ -218,6 +234,13 @@ impl Connection {
         if let Err(error) = ended {
             tracing::debug!(error, "a connection broke off");
         }
+    }
+}
+
+/// Returns where no request came within [`SILENT`].
+async fn silence(asked: &mut watch::Receiver<bool>) {
+    if tokio::time::timeout(SILENT, asked.wait_for(|asked| *asked)).await.is_ok() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -299,5 +322,20 @@ impl AsyncWrite for Impatient {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_is_left_and_who_asked_is_not() {
+        let (asks, mut asked) = watch::channel(false);
+        let begun = Instant::now();
+        silence(&mut asked).await;
+        assert_eq!(begun.elapsed(), SILENT);
+        asks.send_replace(true);
+        assert!(tokio::time::timeout(SILENT * 100, silence(&mut asked)).await.is_err());
     }
 }
