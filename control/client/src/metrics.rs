@@ -12,7 +12,7 @@ pub(crate) struct Metrics {
     pub(crate) refused_writes: IntCounter,
     pub(crate) objects: IntGauge,
     pub(crate) pending: IntGauge,
-    pub(crate) dropped_events: IntGauge,
+    pub(crate) dropped_events: IntCounter,
     pub(crate) credential_expiry: IntGauge,
 }
 
@@ -48,8 +48,8 @@ impl Metrics {
             )?,
             objects: gauge("edgeloom_metastore_objects", "Objects that the node holds.")?,
             pending: gauge("edgeloom_outbox_pending_writes", "Writes that wait for the control.")?,
-            dropped_events: gauge(
-                "edgeloom_outbox_dropped_events",
+            dropped_events: counter(
+                "edgeloom_outbox_dropped_events_total",
                 "Events dropped since the start because too many waited.",
             )?,
             credential_expiry: gauge(

@@ -253,7 +253,8 @@ impl Link<'_> {
             }
             pulse.due.store(!under_way.is_empty(), Ordering::Relaxed);
             shared.metrics.pending.set(shared.outbox.pending().cast_signed());
-            shared.metrics.dropped_events.set(shared.outbox.dropped_events().cast_signed());
+            let (told, dropped) = (&shared.metrics.dropped_events, shared.outbox.dropped_events());
+            told.inc_by(dropped.saturating_sub(told.get()));
             tokio::select! {
                 count = answered.recv_many(&mut answers, WRITE_WINDOW) => {
                     if count == 0 {
