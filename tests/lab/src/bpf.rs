@@ -1,6 +1,7 @@
-//! Detaches a host's `sk_lookup` program, to show that what rests on it fails.
+//! Detaches a host's `sk_lookup` program, to show that what rests on it fails; says which eBPF programs a process
+//! holds, and whether one is still there.
 //!
-//! aya shows links and cannot detach another program's, so the four commands of bpf(2) are called here.
+//! aya shows links and cannot detach another program's, so the commands of bpf(2) are called here.
 
 use std::fs;
 use std::io;
@@ -13,6 +14,7 @@ use nix::libc;
 use crate::{Error, Lab, Result};
 
 /// Commands of bpf(2), from `enum bpf_cmd`.
+const PROG_GET_FD_BY_ID: libc::c_int = 13;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const LINK_GET_FD_BY_ID: libc::c_int = 30;
 const LINK_GET_NEXT_ID: libc::c_int = 31;
@@ -35,6 +37,27 @@ impl Lab {
         let inode = fs::metadata(&netns).map_err(Error::io("look at", &netns))?.ino();
         detach(inode).map_err(|source| Error::Io { what: "cannot detach sk_lookup".into(), source })
     }
+}
+
+/// Ids of the eBPF programs that a process holds, by itself or by a link.
+pub fn programs_of(pid: i32) -> Vec<u32> {
+    let open = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
+    let texts = open.filter_map(|file| fs::read_to_string(file.path()).ok());
+    texts.filter_map(|text| program(&text)).collect()
+}
+
+/// The program of a descriptor, as its `fdinfo` says.
+fn program(fdinfo: &str) -> Option<u32> {
+    fdinfo.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok())
+}
+
+/// Whether the machine has an eBPF program of this id.
+///
+/// # Errors
+/// Where the kernel refuses to say.
+pub fn has_program(id: u32) -> Result<bool> {
+    let failed = |source| Error::Io { what: format!("cannot look for the eBPF program {id}"), source };
+    Ok(open_by_id(PROG_GET_FD_BY_ID, id).map_err(failed)?.is_some())
 }
 
 fn detach(netns: u64) -> io::Result<usize> {
@@ -65,7 +88,12 @@ fn next_link(id: u32) -> io::Result<Option<u32>> {
 
 /// `None` for a link that has gone meanwhile.
 fn open_link(id: u32) -> io::Result<Option<OwnedFd>> {
-    match bpf(LINK_GET_FD_BY_ID, &mut attributes(&[id])) {
+    open_by_id(LINK_GET_FD_BY_ID, id)
+}
+
+/// `None` where there is no such object.
+fn open_by_id(command: libc::c_int, id: u32) -> io::Result<Option<OwnedFd>> {
+    match bpf(command, &mut attributes(&[id])) {
         #[expect(unsafe_code, reason = "the kernel has just given this descriptor to nobody else")]
         Ok(descriptor) => Ok(Some(unsafe { OwnedFd::from_raw_fd(descriptor) })),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
@@ -114,6 +142,14 @@ fn bpf(command: libc::c_int, attributes: &mut Attributes) -> io::Result<libc::c_
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_descriptor_names_its_program() {
+        let link =
+            "pos:\t0\nflags:\t02000002\nlink_type:\tcgroup\nlink_id:\t7\nprog_tag:\tab\nprog_id:\t42\n";
+        assert_eq!(program(link), Some(42));
+        assert_eq!(program("pos:\t0\nmap_id:\t9\n"), None);
+    }
 
     #[test]
     fn attributes_are_padded_with_zeros() {

@@ -31,6 +31,7 @@ mod state;
 pub mod topology;
 pub mod wan;
 
+pub use bpf::{has_program, programs_of};
 pub use build::Link;
 pub use capture::Capture;
 pub use cgroup::Hierarchy;

@@ -138,7 +138,7 @@ const OPERATORS: &[Promise] = &[
     },
     Promise {
         name: "metrics",
-        sentence: "every daemon has Prometheus metrics, each with its help",
+        sentence: "every daemon has Prometheus metrics, each explained and named by its unit",
         needs: &[System],
         rests_on: &[ClientAgent],
         scenario: operators::metrics,
@@ -263,7 +263,7 @@ const END: &[Promise] = &[
     },
     Promise {
         name: "quickstart-down",
-        sentence: "quickstart.sh down leaves no process, mount, link, namespace or file",
+        sentence: "quickstart.sh down leaves no process, cgroup, eBPF program, mount, link, namespace or file",
         needs: &[System],
         rests_on: &[],
         scenario: operators::quickstart_down,

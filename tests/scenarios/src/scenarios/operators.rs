@@ -1,9 +1,12 @@
 //! What a person does with kubectl and meshctl.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use edgeloom_lab::Host;
 
 use crate::command::{self, eventually};
 use crate::world::{CALL, World};
@@ -131,22 +134,74 @@ pub(crate) fn endpoints(services: &serde_json::Value, name: &str) -> Result<(u64
     Ok((count("near"), count("far")))
 }
 
-/// Every daemon's metrics are explained.
+/// What ends the name of a metric that is measured in something, and of every counter.
+const UNITS: &[&str] = &["_seconds", "_bytes", "_ratio", "_info", "_total"];
+/// Gauges without a unit: how many of something there are now, or 1 for yes and 0 for no.
+const COUNTS: &[&str] = &[
+    "edgeloom_api_connections",
+    "edgeloom_api_watches",
+    "edgeloom_datapath_feature",
+    "edgeloom_datapath_frontends",
+    "edgeloom_dns_cache_entries",
+    "edgeloom_dns_tcp_connections",
+    "edgeloom_edgecore_module_up",
+    "edgeloom_edged_pods",
+    "edgeloom_hub_client_connected",
+    "edgeloom_hub_objects",
+    "edgeloom_hub_sessions",
+    "edgeloom_mesh_connections",
+    "edgeloom_mesh_endpoints_set_aside",
+    "edgeloom_mesh_objects",
+    "edgeloom_mesh_udp_flows",
+    "edgeloom_metastore_objects",
+    "edgeloom_outbox_pending_writes",
+    "edgeloom_store_resource_version",
+    "edgeloom_tunnel_carriers",
+    "edgeloom_tunnel_connections",
+    "edgeloom_tunnel_forwarder_sessions",
+    "edgeloom_tunnel_in_use",
+    "edgeloom_tunnel_libp2p_peers",
+    "edgeloom_tunnel_limit",
+    "edgeloom_tunnel_peers",
+    "edgeloom_tunnel_reachable",
+];
+
+/// Every daemon's metrics are explained, and their names say what they are measured in.
 pub(crate) fn metrics(world: &mut World) -> Result<()> {
     for host in ["cloud", "edge-a", "edge-b"] {
         let url = "http://127.0.0.1:20008/metrics";
         let text = world.in_host(host, &["curl", "-sS", "--max-time", "5", url])?.output("curl")?;
-        let ours = text.lines().filter(|line| line.starts_with("edgeloom_"));
-        let names: std::collections::BTreeSet<_> =
-            text.lines().filter_map(|l| l.strip_prefix("# HELP ")?.split(' ').next()).collect();
-        ensure!(names.iter().any(|name| name.starts_with("edgeloom_")), "{host}: no metrics of ours");
-        for line in ours {
+        let told = |what: &str| -> BTreeMap<String, String> {
+            let lines = text.lines().filter_map(|line| line.strip_prefix(what)?.trim_start().split_once(' '));
+            lines.map(|(name, rest)| (name.to_owned(), rest.to_owned())).collect()
+        };
+        let (helps, types) = (told("# HELP"), told("# TYPE"));
+        ensure!(helps.keys().any(|name| name.starts_with("edgeloom_")), "{host}: no metrics of ours");
+        for line in text.lines().filter(|line| line.starts_with("edgeloom_")) {
             let name = line.split([' ', '{']).next().unwrap_or_default();
             let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
-            let known = names.contains(name) || base.is_some_and(|base| names.contains(base));
+            let known = helps.contains_key(name) || base.is_some_and(|base| helps.contains_key(base));
             ensure!(known, "{host}: {name} has no # HELP");
         }
+        for (name, kind) in types.iter().filter(|(name, _)| name.starts_with("edgeloom_")) {
+            named_by_unit(name, kind).with_context(|| host.to_owned())?;
+        }
     }
+    Ok(())
+}
+
+/// Holds a name to the conventions of Prometheus.
+fn named_by_unit(name: &str, kind: &str) -> Result<()> {
+    let is_counter = kind == "counter";
+    ensure!(
+        is_counter == name.ends_with("_total"),
+        "{name} is a {kind}: counters, and they alone, end in _total"
+    );
+    let counts = kind == "gauge" && COUNTS.contains(&name);
+    ensure!(
+        counts || UNITS.iter().any(|unit| name.ends_with(unit)),
+        "{name}, a {kind}, ends in no unit, and is no gauge that is known to count things"
+    );
     Ok(())
 }
 
@@ -169,15 +224,74 @@ pub(crate) fn quickstart_again(world: &mut World) -> Result<()> {
 
 /// `quickstart.sh down` leaves nothing behind.
 pub(crate) fn quickstart_down(world: &mut World) -> Result<()> {
+    let before = Traces::of(world)?;
     world.quickstart("down")?.output("quickstart.sh down")?;
     world.forget();
+    before.are_gone()?;
     let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
     let links = command::run(Command::new("ip").args(["-o", "link"]), "", CALL)?.output("ip link")?;
     let netns = command::run(Command::new("ip").args(["netns"]), "", CALL)?.output("ip netns")?;
     for (what, text) in [("a mount", mounts), ("a link", links), ("a network namespace", netns)] {
         ensure!(!text.contains(world.name.as_str()), "{what} is left: {text}");
     }
-    let directory = std::path::Path::new(crate::world::ROOT).join(&world.name);
+    let directory = Path::new(crate::world::ROOT).join(&world.name);
     ensure!(!directory.exists(), "{} is left", directory.display());
     Ok(())
+}
+
+/// What a lab has in the kernel besides its namespaces.
+struct Traces {
+    /// Process ids, each with its time of start: an id alone may be another's later.
+    processes: Vec<(i32, String)>,
+    cgroups: Vec<PathBuf>,
+    /// Ids of eBPF programs, which live for as long as a process, an attachment or a pin holds them.
+    programs: BTreeSet<u32>,
+}
+
+impl Traces {
+    /// Those of the world, each of which is one for certain.
+    fn of(world: &World) -> Result<Self> {
+        let hosts: Vec<Host> = world.lab()?.hosts().collect();
+        let pids: Vec<i32> = hosts.iter().flat_map(Host::processes).map(|process| process.pid).collect();
+        let processes = pids.iter().filter_map(|pid| Some((*pid, started(*pid)?))).collect();
+        let programs = pids.iter().flat_map(|pid| edgeloom_lab::programs_of(*pid)).collect();
+        let cgroups = hosts.iter().map(Host::cgroup).collect();
+        let found = Self { processes, cgroups, programs };
+        ensure!(found.processes.len() >= 5, "few processes in the lab: {:?}", found.processes);
+        let mut held = found.programs.iter();
+        let known = held.any(|program| edgeloom_lab::has_program(*program).unwrap_or(false));
+        ensure!(known, "no process of the lab holds an eBPF program that the kernel knows");
+        ensure!(found.cgroups.iter().all(|cgroup| cgroup.is_dir()), "no such cgroups: {:?}", found.cgroups);
+        Ok(found)
+    }
+
+    fn are_gone(&self) -> Result<()> {
+        let alive = |(pid, start): &&(i32, String)| started(*pid).as_ref() == Some(start);
+        let alive: Vec<_> = self.processes.iter().filter(alive).collect();
+        ensure!(alive.is_empty(), "processes are left: {alive:?}");
+        for cgroup in &self.cgroups {
+            ensure!(!cgroup.exists(), "a cgroup is left: {}", cgroup.display());
+        }
+        // The kernel lets a program go a while after its last holder.
+        eventually(Duration::from_secs(10), || {
+            for program in &self.programs {
+                ensure!(
+                    !edgeloom_lab::has_program(*program)?,
+                    "eBPF program {program} is left: something pins it"
+                );
+            }
+            Ok(())
+        })
+    }
+}
+
+/// When a process started, in clock ticks since the boot; `None` if it is not there, or a zombie.
+fn started(pid: i32) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before stands in brackets, and may contain anything.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    if fields.next()? == "Z" {
+        return None;
+    }
+    fields.nth(18).map(str::to_owned)
 }
