@@ -233,6 +233,9 @@ up() {
   say "\$ kubectl -n shop exec deployment/client -- curl -s http://orders.shop.svc.cluster.local"
   call
   say ""
+  say "\$ meshctl status"
+  meshctl status
+  say ""
   say "\$ meshctl peers"
   meshctl peers
   say ""
@@ -250,18 +253,18 @@ lab_only() {
 }
 
 next() {
-  cat <<TEXT
-
-Try next:
-  eval "\$(sudo deploy/quickstart.sh env)"       # kubectl and meshctl in this shell
-  kubectl get nodes -o wide
-  kubectl -n shop get pods -o wide
-  kubectl -n shop logs deployment/orders
-  kubectl -n shop exec -it deployment/client -- sh
-  meshctl peers                                  # direct or relayed, round trip, bytes
-  sudo NAT=symmetric deploy/quickstart.sh        # the same through the relay
-  sudo deploy/quickstart.sh down                 # removes everything
-TEXT
+  # What was given to this run, where later ones need it too.
+  local own=${LAB_NAME:+LAB_NAME=$(printf %q "$LAB_NAME") }
+  printf '\nTry next:\n'
+  printf "  %-$((46 + ${#own}))s # %s\n" \
+    "eval \"\$(sudo ${own}deploy/quickstart.sh env)\"" "kubectl and meshctl in this shell" \
+    "kubectl get nodes -o wide" "" \
+    "kubectl -n shop get pods -o wide" "" \
+    "kubectl -n shop logs deployment/orders" "" \
+    "kubectl -n shop exec -it deployment/client -- sh" "" \
+    "meshctl trace edge-b --from edge-a" "every way to it, and why the path is what it is" \
+    "sudo ${own}NAT=symmetric deploy/quickstart.sh" "the same through the relay" \
+    "sudo ${own}deploy/quickstart.sh down" "removes everything" | sed 's/ *# $//'
 }
 
 down() {
