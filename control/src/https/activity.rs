@@ -10,46 +10,52 @@ use tokio::sync::watch;
 
 use super::Body;
 
-/// The number of requests that a connection is at; clones share it.
+/// The requests of a connection; clones share them.
 #[derive(Clone)]
-pub(super) struct Activity(watch::Sender<usize>);
+pub(super) struct Activity(watch::Sender<Requests>);
+
+#[derive(Clone, Copy, Default)]
+struct Requests {
+    running: usize,
+    /// Whether there ever was one.
+    begun: bool,
+}
 
 /// One request, from its head to the last byte of its answer.
-pub(super) struct Running(watch::Sender<usize>);
+pub(super) struct Running(watch::Sender<Requests>);
 
 impl Activity {
     pub(super) fn new() -> Self {
-        Self(watch::Sender::new(0))
+        Self(watch::Sender::new(Requests::default()))
     }
 
     /// A request begins.
     pub(super) fn begin(&self) -> Running {
-        self.0.send_modify(|running| *running += 1);
+        self.0.send_modify(|requests| (requests.running, requests.begun) = (requests.running + 1, true));
         Running(self.0.clone())
     }
 
     /// Returns once no request came within `first`, or since one was done within `later`.
     pub(super) async fn quiet(&self, first: Duration, later: Duration) {
-        let mut running = self.0.subscribe();
-        let mut limit = if *running.borrow_and_update() == 0 { first } else { later };
+        let mut requests = self.0.subscribe();
         loop {
-            let idle = *running.borrow_and_update() == 0;
-            let changed = running.changed();
-            let over = match idle {
-                true => tokio::time::timeout(limit, changed).await.is_err(),
-                false => changed.await.is_err(),
+            // The first may be over before anybody asks here.
+            let Requests { running, begun } = *requests.borrow_and_update();
+            let changed = requests.changed();
+            let over = match running {
+                0 => tokio::time::timeout(if begun { later } else { first }, changed).await.is_err(),
+                _ => changed.await.is_err(),
             };
             if over {
                 return;
             }
-            limit = later;
         }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.send_modify(|running| *running -= 1);
+        self.0.send_modify(|requests| requests.running -= 1);
     }
 }
 
@@ -76,5 +82,24 @@ impl HttpBody for Sending {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_was_over_at_once_counts() {
+        let activity = Activity::new();
+        let (first, later) = (Duration::from_secs(10), Duration::from_secs(100));
+        let before = Instant::now();
+        activity.quiet(first, later).await;
+        assert_eq!(before.elapsed(), first);
+        drop(activity.begin());
+        activity.quiet(first, later).await;
+        assert_eq!(before.elapsed(), first + later);
     }
 }
