@@ -3,10 +3,11 @@
 //!
 //! [`cells`] is what is tried and what is predicted; [`place`] makes the lab for it; [`run`] starts a relay and,
 //! cell by cell, two nodes ([`process`], [`node`]) and compares; [`report`] tells. [`ordeal`] is one long transfer
-//! while things fail. A node is this same program.
+//! while things fail, [`fair`] a relay that one node floods. A node is this same program.
 
 mod cells;
 mod cluster;
+mod fair;
 mod node;
 mod ordeal;
 mod place;
@@ -59,6 +60,12 @@ enum Verb {
         #[arg(long, default_value_t = 1024, env = "TRANSFER_MIB")]
         mebibytes: u64,
     },
+    /// Flood a relay of a set rate from one node, and see what is left to another.
+    Fair {
+        /// Name of the lab.
+        #[arg(long, default_value = "fair")]
+        lab: String,
+    },
     /// Print the cells and their predictions, as JSON.
     List,
     /// Be a node; the run starts it.
@@ -110,6 +117,7 @@ fn act(cli: Cli) -> Result<bool> {
             );
             Ok(true)
         }
+        Verb::Fair { lab } => fair::run(&lab).map(|()| true),
         Verb::Proxy { listen } => proxy::serve(listen).map(|()| true),
         Verb::Node(arguments) => {
             let filter = tracing_subscriber::EnvFilter::from_default_env();

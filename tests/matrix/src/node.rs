@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use edgeloom_model::{NodeName, Site};
 use edgeloom_tunnel::identity::{Role, Trust};
-use edgeloom_tunnel::{Carriers, Config, Path, Peer, PeerId, Proxy, RelayPeer, Tunnel};
+use edgeloom_tunnel::{Carriers, Config, Limits, Path, Peer, PeerId, Proxy, RelayPeer, Tunnel};
 use prometheus::Registry;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -49,9 +49,13 @@ pub(crate) struct NodeArguments {
     /// HTTP proxy on the way out.
     #[arg(long)]
     pub(crate) proxy: Option<String>,
-    /// The other node, as NAME@SITE, or NAME@SITE=ADDRESS:PORT where it has a public address.
+    /// As a relay: forward no more than so many megabits a second.
     #[arg(long)]
-    pub(crate) peer: Option<String>,
+    pub(crate) relay_mbit: Option<u32>,
+    /// Another node, as NAME@SITE, or NAME@SITE=ADDRESS:PORT where it has a public address. The first is the one that
+    /// is visited and sent to, and whose path is told of.
+    #[arg(long)]
+    pub(crate) peer: Vec<String>,
 }
 
 /// What a node says.
@@ -74,6 +78,8 @@ pub(crate) enum Event {
     },
     /// The peer took so many bytes.
     Sent(Received),
+    /// It has sent to all peers for as long as it was told.
+    Flooded,
     /// What it was told to do failed.
     Failed { error: String },
 }
@@ -94,8 +100,9 @@ pub(crate) async fn run(arguments: &NodeArguments) -> Result<()> {
         Tunnel::start(config(arguments)?, Arc::new(identity), credential, trust, &Registry::new()).await?;
     let serving = tokio::spawn(transfer::serve(incoming));
     say(&Event::Up { peer: tunnel.peer_id().to_string() });
-    let peer = arguments.peer.as_deref().map(|text| peer(&arguments.folder, text)).transpose()?;
-    let result = obey(&tunnel, peer).await;
+    let peers =
+        arguments.peer.iter().map(|text| peer(&arguments.folder, text)).collect::<Result<Vec<_>>>()?;
+    let result = obey(&tunnel, peers).await;
     tunnel.shutdown(Duration::from_millis(200)).await;
     serving.await?;
     result
@@ -116,6 +123,7 @@ fn config(arguments: &NodeArguments) -> Result<Config> {
             proxy: arguments.proxy.as_deref().map(|url| Proxy::parse(url, "")).transpose()?,
             ..Carriers::default()
         },
+        limits: Limits { relay_mbit: arguments.relay_mbit, ..Limits::default() },
         ..Config::default()
     })
 }
@@ -128,10 +136,11 @@ fn peer(folder: &FilePath, text: &str) -> Result<Peer> {
     Ok(Peer { peer, node: NodeName::new(name)?, site: Site::new(site)?, addresses })
 }
 
-async fn obey(tunnel: &Tunnel, peer: Option<Peer>) -> Result<()> {
+async fn obey(tunnel: &Tunnel, peers: Vec<Peer>) -> Result<()> {
     let began = Arc::new(Mutex::new(Instant::now()));
-    let other = peer.as_ref().map(|peer| peer.peer);
-    tunnel.set_peers(peer.into_iter().collect());
+    let others: Vec<PeerId> = peers.iter().map(|peer| peer.peer).collect();
+    let other = others.first().copied();
+    tunnel.set_peers(peers);
     let watching = tokio::spawn(watch(tunnel.clone(), other, began.clone()));
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     while let Some(line) = lines.next_line().await? {
@@ -145,7 +154,12 @@ async fn obey(tunnel: &Tunnel, peer: Option<Peer>) -> Result<()> {
                     Ok(Event::Answer { ms })
                 }
                 ("send", bytes) => Ok(Event::Sent(transfer::send(tunnel, other, bytes.parse()?).await?)),
-                _ => bail!("{line:?}: known are visit and send BYTES"),
+                ("flood", seconds) => {
+                    let length = Duration::from_secs(seconds.parse()?);
+                    transfer::flood(tunnel, &others, length).await?;
+                    Ok(Event::Flooded)
+                }
+                _ => bail!("{line:?}: known are visit, send BYTES and flood SECONDS"),
             }
         };
         say(&told.await.unwrap_or_else(|error: anyhow::Error| Event::Failed { error: format!("{error:#}") }));

@@ -149,9 +149,15 @@ fn in_lab(lab: Lab, lanes: Vec<Lane>, cells: Vec<Cell>) -> Result<Vec<(Cell, Out
 
 /// Starts one of the two relays.
 pub(crate) fn start_relay(lab: &Lab, folder: &FilePath, index: usize) -> Result<Node> {
+    start_relay_with(lab, folder, index, &[])
+}
+
+/// Starts one of the two relays, with further words.
+pub(crate) fn start_relay_with(lab: &Lab, folder: &FilePath, index: usize, more: &[&str]) -> Result<Node> {
     let name = RELAYS[index];
     cluster::identity(folder, name)?;
-    let words = ["--serve", "--listen", "[::]:20006"].map(str::to_owned).to_vec();
+    let words =
+        ["--serve", "--listen", "[::]:20006"].iter().chain(more).copied().map(str::to_owned).collect();
     let mut relay = Node::start(lab, &Start { folder, host: name, name, site: "cloud", words })?;
     relay.await_up(READY)?;
     Ok(relay)

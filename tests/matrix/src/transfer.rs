@@ -135,3 +135,18 @@ pub(crate) async fn send(tunnel: &Tunnel, peer: PeerId, bytes: u64) -> Result<Re
     ensure!(received.sha256 == own, "what arrived has hash {}, what was sent {own}", received.sha256);
     Ok(Received { ms: began.elapsed().as_secs_f64() * 1000.0, ..received })
 }
+
+/// Sends to all of them at once for so long, as much as they take.
+pub(crate) async fn flood(tunnel: &Tunnel, peers: &[PeerId], length: Duration) -> Result<()> {
+    let end = tokio::time::Instant::now() + length;
+    let streams = peers.iter().map(|peer| async move {
+        let mut stream = tunnel.open(*peer, Alpn::Mesh).await?;
+        stream.send.write_all(&[SINK]).await?;
+        let block = Bytes::from(vec![7; CHUNK]);
+        while let Ok(written) = tokio::time::timeout_at(end, stream.send.write_chunk(block.clone())).await {
+            written.context("while flooding")?;
+        }
+        anyhow::Ok(())
+    });
+    futures::future::try_join_all(streams).await.map(drop)
+}

@@ -219,6 +219,13 @@ const TUNNEL: &[Promise] = &[
         rests_on: &[],
         scenario: tunnel::ordeal,
     },
+    Promise {
+        name: "relays-are-fair",
+        sentence: "a node that floods a relay on three connections leaves half of it to another with one",
+        needs: &[Root],
+        rests_on: &[],
+        scenario: tunnel::fair,
+    },
 ];
 
 const OFFLINE: &[Promise] = &[

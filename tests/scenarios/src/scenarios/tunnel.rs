@@ -21,8 +21,13 @@ const MATRIX_LAB: &str = "matrix";
 /// What the ordeal may take: four times three quarters of a minute, which its transfer is given, and its lab.
 const ORDEAL: Duration = Duration::from_secs(240);
 const ORDEAL_LAB: &str = "ordeal";
+/// What the flooded relay may take: its lab, and half a minute.
 /// How much it transfers, in MiB: two cores that do other things as well carry it at this rate.
 const ORDEAL_MEBIBYTES: &str = "256";
+
+/// What the flooded relay may take: its lab, and half a minute.
+const FAIR: Duration = Duration::from_secs(150);
+const FAIR_LAB: &str = "fair";
 
 /// Two nodes behind every pair of NATs, and in every other place.
 pub(crate) fn matrix(world: &mut World) -> Result<()> {
@@ -35,6 +40,13 @@ pub(crate) fn matrix(world: &mut World) -> Result<()> {
 pub(crate) fn ordeal(world: &mut World) -> Result<()> {
     let words = ["ordeal", "--lab", ORDEAL_LAB, "--mebibytes", ORDEAL_MEBIBYTES];
     let done = in_lab(world, ORDEAL_LAB, &words, ORDEAL)?;
+    ensure!(done.good, "{}", done.err);
+    Ok(())
+}
+
+/// A relay that one node floods, and what is left to another.
+pub(crate) fn fair(world: &mut World) -> Result<()> {
+    let done = in_lab(world, FAIR_LAB, &["fair", "--lab", FAIR_LAB], FAIR)?;
     ensure!(done.good, "{}", done.err);
     Ok(())
 }
