@@ -17,6 +17,8 @@ const START: Duration = Duration::from_secs(10);
 const BUFFER: &str = "65536";
 /// A file that has not grown for so long is complete: tcpdump is handed packets once a second.
 const SETTLED: Duration = Duration::from_millis(1200);
+/// Where packets never cease, the file always grows: what passed before the end was handed over long before this.
+const CAUGHT_UP: Duration = Duration::from_secs(6);
 /// A pcap file without a packet is its header.
 const HEADER: u64 = 24;
 
@@ -56,10 +58,12 @@ impl Capture {
     /// # Errors
     /// Where the file cannot be read.
     pub fn stop(mut self) -> Result<Vec<u8>> {
+        let length = || fs::metadata(&self.file).map_or(0, |found| found.len());
+        let deadline = Instant::now() + CAUGHT_UP;
         let mut before = 0;
         // It says nowhere that it has caught up: it has when its file grows no more.
-        while fs::metadata(&self.file).map_or(0, |found| found.len()) != before {
-            before = fs::metadata(&self.file).map_or(0, |found| found.len());
+        while length() != before && Instant::now() < deadline {
+            before = length();
             thread::sleep(SETTLED);
         }
         self.end();
