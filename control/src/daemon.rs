@@ -208,7 +208,8 @@ async fn dispatch(mut incoming: Incoming, hub: Hub, join: JoinService, tasks: Ta
                 let _ = stream.send.reset(0u32.into());
                 let _ = stream.recv.stop(0u32.into());
             }
-            Accepted::Datagram { .. } => {}
+            // The control carries no flows of anybody's.
+            Accepted::Datagram { .. } | Accepted::Lan { .. } => {}
         }
     }
 }

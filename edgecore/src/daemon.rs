@@ -185,6 +185,7 @@ impl Overlay {
             listen: config.overlay.listen,
             carriers: config.overlay.carriers.settings(),
             direct: config.overlay.direct,
+            lan_tcp: config.overlay.uses_lan_tcp(),
             exclude_interfaces: config.overlay.exclude_interfaces.clone(),
             rate: config.overlay.rate(),
             limits: config.overlay.limits.clone(),
@@ -332,7 +333,7 @@ async fn dispatch(
                     tracing::warn!(peer = %from.node, "refused: only the control may open kubelet streams");
                 }
             }
-            Accepted::Stream { alpn: Alpn::Mesh, .. } | Accepted::Datagram { .. } => {
+            Accepted::Stream { alpn: Alpn::Mesh, .. } | Accepted::Lan { .. } | Accepted::Datagram { .. } => {
                 // Dropping a stream resets it: the far end learns that this node is overloaded.
                 if mesh.try_send(accepted).is_err() {
                     tracing::debug!("the mesh agent does not keep up");

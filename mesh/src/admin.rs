@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path as UrlPath, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -20,7 +20,7 @@ use axum::{Json, Router};
 use edgeloom_api::admin::{
     self, Failure, Link, MAX_BENCH_SECONDS, MAX_BENCH_STREAMS, MAX_ECHOES, Measurement, Phase, Timestamp,
 };
-use edgeloom_tunnel::{OpenError, PeerId, Tunnel};
+use edgeloom_tunnel::{DirectKind, OpenError, Path, PeerId, PeerStatus, Tunnel};
 use serde::Deserialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -94,7 +94,7 @@ impl Admin {
         if changes.control.connected != connected {
             changes.control = Link { connected, since: Some(now) };
         }
-        let peers = answers::peers(&self.0.facts.snapshot.load(), &self.0.facts.tunnel.peers());
+        let peers = answers::peers(&self.0.facts.snapshot.load(), &self.known());
         let mut paths = std::mem::take(&mut changes.paths);
         for (id, peer) in peers {
             let noted = match paths.remove(&id) {
@@ -103,6 +103,19 @@ impl Admin {
             };
             changes.paths.insert(id, noted);
         }
+    }
+
+    /// Every peer of the tunnel, with what carries TCP connections to it.
+    fn known(&self) -> Vec<PeerStatus> {
+        let facts = &self.0.facts;
+        let over_tcp = |peer| facts.proxy.lan_tcp.compared(peer).is_some_and(|compared| compared.over_tcp);
+        let carrier = |status: PeerStatus| match status.path {
+            Path::Direct { kind: DirectKind::Lan, .. } if over_tcp(status.peer) => {
+                PeerStatus { carrier: Some(DirectKind::Tcp), ..status }
+            }
+            _ => status,
+        };
+        facts.tunnel.peers().into_iter().map(carrier).collect()
     }
 
     fn changes(&self) -> MutexGuard<'_, Changes> {
@@ -133,12 +146,12 @@ impl Admin {
 
     /// Every other member and how it is reached, by name.
     pub fn peers(&self) -> Vec<admin::Peer> {
-        let facts = &self.0.facts;
+        let (facts, known) = (&self.0.facts, self.known());
         let changes = self.changes();
         let since = |id: &PeerId, path: &admin::Path| {
             changes.paths.get(id).filter(|(known, _)| known == path).map(|(_, since)| *since)
         };
-        let peers = answers::peers(&facts.snapshot.load(), &facts.tunnel.peers());
+        let peers = answers::peers(&facts.snapshot.load(), &known);
         let mut peers: Vec<_> = peers
             .into_iter()
             .map(|(id, peer)| admin::Peer { last_change: since(&id, &peer.path), ..peer })
@@ -172,7 +185,8 @@ impl Admin {
         let facts = &self.0.facts;
         let peer: PeerId = facts.snapshot.load().model.member(node)?.peer.parse().ok()?;
         let trace = facts.tunnel.trace(peer).await;
-        Some(trace.map(|trace| answers::trace(&trace, &facts.snapshot.load())))
+        let flows = facts.tunnel.lan(peer).map(|_| answers::flows(facts.proxy.lan_tcp.compared(peer)));
+        Some(trace.map(|trace| answers::trace(&trace, flows, &facts.snapshot.load())))
     }
 
     /// Measures the way to a node; `None` if no such node is known.
@@ -183,7 +197,7 @@ impl Admin {
         let outcome =
             measure::run(&facts.tunnel, peer, phase, Duration::from_secs(query.seconds), streams).await;
         let path = facts.tunnel.peers().into_iter().find(|status| status.peer == peer);
-        let path = path.map_or(edgeloom_tunnel::Path::None, |status| status.path);
+        let path = path.map_or(Path::None, |status| status.path);
         Some(
             outcome
                 .map(|outcome| answers::measurement(phase, streams, &outcome, &path, &facts.snapshot.load())),
@@ -233,7 +247,7 @@ pub fn router(admin: Admin) -> Router {
 
 async fn ping(
     State(admin): State<Admin>,
-    Path(node): Path<String>,
+    UrlPath(node): UrlPath<String>,
     Query(query): Query<PingQuery>,
 ) -> Response {
     if !(1..=MAX_ECHOES).contains(&query.count) {
@@ -250,7 +264,7 @@ async fn ping(
     }
 }
 
-async fn trace(State(admin): State<Admin>, Path(node): Path<String>) -> Response {
+async fn trace(State(admin): State<Admin>, UrlPath(node): UrlPath<String>) -> Response {
     match admin.trace(&node).await {
         Some(Ok(trace)) => Json(trace).into_response(),
         Some(Err(error)) => failure(StatusCode::BAD_GATEWAY, &error.to_string(), None),
@@ -260,7 +274,7 @@ async fn trace(State(admin): State<Admin>, Path(node): Path<String>) -> Response
 
 async fn bench(
     State(admin): State<Admin>,
-    Path(node): Path<String>,
+    UrlPath(node): UrlPath<String>,
     Query(query): Query<BenchQuery>,
 ) -> Response {
     if !(1..=MAX_BENCH_SECONDS).contains(&query.seconds) || !(1..=MAX_BENCH_STREAMS).contains(&query.streams)

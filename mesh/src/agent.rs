@@ -219,6 +219,7 @@ impl Parts {
             self.tasks.spawn(proxy.clone().receive_udp(UdpSocket::from_std(socket)?, self.stop.clone()));
         }
         self.tasks.spawn(proxy.clone().sweep(self.stop.clone()));
+        self.tasks.spawn(proxy.lan_tcp.clone().run(self.stop.clone()));
         self.tasks.spawn(receive(proxy.clone(), incoming, self.stop.clone()));
         Ok(())
     }
@@ -300,6 +301,7 @@ async fn receive(proxy: Arc<Proxy>, mut incoming: mpsc::Receiver<Accepted>, stop
         match accepted {
             Accepted::Stream { from, alpn: Alpn::Mesh, stream } => proxy.take(from, stream),
             Accepted::Stream { alpn, .. } => tracing::debug!(?alpn, "a stream that is none of the mesh's"),
+            Accepted::Lan { from, stream } => proxy.take_lan(from, stream),
             Accepted::Datagram { from, bytes } => proxy.take_datagram(&from, &bytes),
             Accepted::Join { .. } => {}
         }

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use edgeloom_tunnel::{Alpn, DatagramError, OpenError, PeerId, Stream, Tunnel};
+use edgeloom_tunnel::{Alpn, DatagramError, LanError, LanPeer, LanStream, OpenError, PeerId, Stream, Tunnel};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-/// Streams and datagrams of `mesh/1`.
+/// Streams and datagrams of `mesh/1`, and TCP connections on the LAN.
 pub trait Carrier: Send + Sync + 'static {
     /// Opens a stream to a peer, connecting where no connection is open.
     fn open(&self, peer: PeerId) -> BoxFuture<'_, Result<Stream, OpenError>>;
@@ -20,6 +20,15 @@ pub trait Carrier: Send + Sync + 'static {
 
     /// Round trip time of the path to a peer; none while no path is known to work.
     fn rtt(&self, peer: PeerId) -> Option<Duration>;
+
+    /// Whether flows may go over TCP on the LAN at all.
+    fn uses_lan_tcp(&self) -> bool;
+
+    /// The peer on the LAN, if flows to it may go over TCP.
+    fn lan(&self, peer: PeerId) -> Option<LanPeer>;
+
+    /// Makes a TCP connection to a peer on the LAN.
+    fn dial_lan(&self, peer: PeerId) -> BoxFuture<'_, Result<LanStream, LanError>>;
 }
 
 impl Carrier for Tunnel {
@@ -37,5 +46,16 @@ impl Carrier for Tunnel {
 
     fn rtt(&self, peer: PeerId) -> Option<Duration> {
         Tunnel::rtt(self, peer)
+    }
+    fn uses_lan_tcp(&self) -> bool {
+        Tunnel::uses_lan_tcp(self)
+    }
+
+    fn lan(&self, peer: PeerId) -> Option<LanPeer> {
+        Tunnel::lan(self, peer)
+    }
+
+    fn dial_lan(&self, peer: PeerId) -> BoxFuture<'_, Result<LanStream, LanError>> {
+        Tunnel::dial_lan(self, peer).boxed()
     }
 }

@@ -89,6 +89,8 @@ pub struct Overlay {
     pub carriers: Carriers,
     /// Whether to look for direct paths; otherwise everything goes through relays.
     pub direct: bool,
+    /// What carries TCP connections to nodes on the LAN.
+    pub lan_tcp: LanTcp,
     /// Interfaces whose addresses are never told to peers; a trailing `*` matches any ending.
     pub exclude_interfaces: Vec<String>,
     /// Megabits a second that this node sends to others, all in all. By default as many as go.
@@ -98,10 +100,27 @@ pub struct Overlay {
 }
 
 impl Overlay {
+    /// Whether flows may go over TCP on the LAN.
+    pub fn uses_lan_tcp(&self) -> bool {
+        self.lan_tcp == LanTcp::Auto
+    }
+
     /// Bytes a second that this node sends.
     pub fn rate(&self) -> Option<u64> {
         self.rate_mbit.map(|megabits| u64::from(megabits) * 125_000)
     }
+}
+
+/// What carries TCP connections to nodes on the LAN.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum LanTcp {
+    /// QUIC, as everywhere: a running connection moves when the path does, and none breaks when the LAN fails.
+    #[default]
+    Never,
+    /// TCP with TLS where both nodes are set to this and it was measured to be clearly faster. What runs over it
+    /// breaks when the LAN fails; new connections go another way. Not together with `rateMbit`.
+    Auto,
 }
 
 /// Plain HTTP for operators: `/metrics`, `/healthz`, `/readyz`.
@@ -130,6 +149,7 @@ impl Default for Overlay {
             listen,
             carriers: Carriers::default(),
             direct: true,
+            lan_tcp: LanTcp::default(),
             exclude_interfaces: Vec::new(),
             rate_mbit: None,
             limits: Limits::default(),

@@ -191,6 +191,7 @@ impl Node {
             listen: config.overlay.listen,
             carriers: config.overlay.carriers.settings(),
             direct: config.overlay.direct,
+            lan_tcp: config.overlay.uses_lan_tcp(),
             exclude_interfaces: config.overlay.exclude_interfaces.clone(),
             rate: config.overlay.rate(),
             limits: config.overlay.limits.clone(),
@@ -217,7 +218,7 @@ async fn dispatch(
 ) {
     while let Some(Some(accepted)) = stop.run_until_cancelled(incoming.accept()).await {
         match accepted {
-            Accepted::Stream { alpn: Alpn::Mesh, .. } | Accepted::Datagram { .. } => {
+            Accepted::Stream { alpn: Alpn::Mesh, .. } | Accepted::Lan { .. } | Accepted::Datagram { .. } => {
                 // Dropping a stream resets it: the far end learns that this node is overloaded.
                 if agent.try_send(accepted).is_err() {
                     tracing::debug!("the agent does not keep up: a stream or datagram is dropped");

@@ -13,6 +13,7 @@ mod discovery;
 mod host;
 mod keep;
 mod lan;
+mod lan_tcp;
 mod measure;
 pub mod ops;
 pub mod program;
@@ -20,6 +21,7 @@ pub mod proxy;
 pub mod render;
 pub mod snapshot;
 mod steer;
+mod stream;
 pub mod uplink;
 pub mod wire;
 

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use edgeloom_api::admin::Phase;
-use edgeloom_tunnel::{OpenError, PeerId, Stream};
+use edgeloom_tunnel::{LanError, OpenError, PeerId};
 use futures::future::try_join_all;
-use quinn::{ReadError, ReadExactError, RecvStream, SendStream, VarInt, WriteError};
 
 use crate::carrier::Carrier;
+use crate::stream::{Broken, Inlet, Outlet, guarded, guarded_lan};
 use crate::wire::{Code, Measure, Preface};
 
 /// How long a stream of a measurement is answered: the longest that can be asked for, and some for its end.
@@ -30,6 +30,9 @@ pub(crate) enum MeasureError {
     /// No stream could be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// No TCP connection on the LAN could be made.
+    #[error(transparent)]
+    Lan(#[from] LanError),
     /// The other agent refused.
     #[error("the node refused to be measured: {}; does its agent run this release?", .0.as_str())]
     Refused(Code),
@@ -38,28 +41,10 @@ pub(crate) enum MeasureError {
     Broken(String),
 }
 
-impl From<ReadError> for MeasureError {
-    fn from(error: ReadError) -> Self {
-        match error {
-            ReadError::Reset(code) => Self::Refused(Code::from_number(code.into_inner())),
-            other => Self::Broken(other.to_string()),
-        }
-    }
-}
-
-impl From<ReadExactError> for MeasureError {
-    fn from(error: ReadExactError) -> Self {
-        match error {
-            ReadExactError::ReadError(error) => error.into(),
-            ReadExactError::FinishedEarly(_) => Self::Broken("an answer was cut short".to_owned()),
-        }
-    }
-}
-
-impl From<WriteError> for MeasureError {
-    fn from(error: WriteError) -> Self {
-        match error {
-            WriteError::Stopped(code) => Self::Refused(Code::from_number(code.into_inner())),
+impl From<Broken> for MeasureError {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::Peer(code) => Self::Refused(code),
             other => Self::Broken(other.to_string()),
         }
     }
@@ -103,81 +88,126 @@ pub(crate) async fn run(
             outcome.bytes = (outcome.round_trips.len() * REQUEST) as u64;
         }
         Phase::Send => {
-            outcome.bytes = try_join_all(opened.into_iter().map(|s| send(s, end))).await?.iter().sum();
+            outcome.bytes =
+                try_join_all(opened.into_iter().map(|s| send(s, end, u64::MAX))).await?.iter().sum();
         }
         Phase::Receive => {
-            outcome.bytes = try_join_all(opened.into_iter().map(|s| receive(s, end))).await?.iter().sum();
+            outcome.bytes =
+                try_join_all(opened.into_iter().map(|s| receive(s, end, u64::MAX))).await?.iter().sum();
         }
     }
     outcome.took = started.elapsed();
     Ok(outcome)
 }
 
-async fn open(carrier: &dyn Carrier, peer: PeerId, measure: Measure) -> Result<Stream, MeasureError> {
-    let mut stream = carrier.open(peer).await?;
-    stream.send.write_all(&Preface::Measure(measure).encode()).await?;
-    Ok(stream)
+/// What a measurement goes by.
+type Way = (Outlet, Inlet);
+
+async fn open(carrier: &dyn Carrier, peer: PeerId, measure: Measure) -> Result<Way, MeasureError> {
+    begin(guarded(carrier.open(peer).await?), measure).await
 }
 
-async fn echoes(mut stream: Stream, end: Instant) -> Result<Vec<Duration>, MeasureError> {
+async fn begin((mut outlet, inlet): Way, measure: Measure) -> Result<Way, MeasureError> {
+    outlet.write_all(&Preface::Measure(measure).encode()).await?;
+    Ok((outlet, inlet))
+}
+
+async fn echoes((mut outlet, mut inlet): Way, end: Instant) -> Result<Vec<Duration>, MeasureError> {
     let mut times = Vec::new();
-    let mut answer = [0; REQUEST];
     while Instant::now() < end && times.len() < REQUESTS {
         let asked = Instant::now();
-        stream.send.write_all(&[7; REQUEST]).await?;
-        stream.recv.read_exact(&mut answer).await?;
+        outlet.write_all(&[7; REQUEST]).await?;
+        read_exact::<REQUEST>(&mut inlet).await?;
         times.push(asked.elapsed());
     }
     Ok(times)
 }
 
-async fn send(mut stream: Stream, end: Instant) -> Result<u64, MeasureError> {
+/// Sends until `end`, at most about `most` bytes; how many arrived.
+async fn send((mut outlet, mut inlet): Way, end: Instant, most: u64) -> Result<u64, MeasureError> {
     let piece = Bytes::from_static(&[0x5a; PIECE]);
-    while Instant::now() < end {
-        stream.send.write_chunk(piece.clone()).await?;
+    let mut sent = 0;
+    while Instant::now() < end && sent < most {
+        outlet.write_chunk(piece.clone()).await?;
+        sent += PIECE as u64;
     }
-    stream.send.finish().map_err(|error| MeasureError::Broken(error.to_string()))?;
-    let mut arrived = [0; 8];
-    stream.recv.read_exact(&mut arrived).await?;
-    Ok(u64::from_be_bytes(arrived))
+    outlet.finish().await?;
+    Ok(u64::from_be_bytes(read_exact(&mut inlet).await?))
 }
 
-async fn receive(mut stream: Stream, end: Instant) -> Result<u64, MeasureError> {
+/// Receives until `end`, at most about `most` bytes; how many came. The other agent stops when the halves are dropped.
+async fn receive((_outlet, mut inlet): Way, end: Instant, most: u64) -> Result<u64, MeasureError> {
     let mut bytes = 0;
-    while Instant::now() < end {
-        let Some(chunk) = stream.recv.read_chunk(PIECE, true).await? else { break };
-        bytes += chunk.bytes.len() as u64;
+    while Instant::now() < end && bytes < most {
+        let Some(chunk) = inlet.read_chunk(PIECE).await? else { break };
+        bytes += chunk.len() as u64;
     }
-    // It fails only on a stream that has ended.
-    let _ = stream.recv.stop(VarInt::from_u32(0));
     Ok(bytes)
+}
+
+async fn read_exact<const N: usize>(inlet: &mut Inlet) -> Result<[u8; N], MeasureError> {
+    let (mut bytes, mut read) = ([0; N], 0);
+    while read < N {
+        let chunk = inlet.read_chunk(N - read).await?;
+        let chunk = chunk.ok_or_else(|| MeasureError::Broken("an answer was cut short".to_owned()))?;
+        bytes[read..read + chunk.len()].copy_from_slice(&chunk);
+        read += chunk.len();
+    }
+    Ok(bytes)
+}
+
+/// What of each way and direction is sent at most, how long that may take, and how often it is done: the better time
+/// counts, for a machine does other things as well.
+const COMPARED: u64 = 2 << 20;
+const COMPARED_TIME: Duration = Duration::from_millis(50);
+const ROUNDS: usize = 2;
+
+/// Bytes a second by the QUIC connection and by a TCP connection of the LAN, taken in turn: there and back again.
+pub(crate) async fn compare(carrier: &dyn Carrier, peer: PeerId) -> Result<(f64, f64), MeasureError> {
+    let (mut quic, mut tcp) = (0.0_f64, 0.0_f64);
+    for _ in 0..ROUNDS {
+        let (sink, source) =
+            (open(carrier, peer, Measure::Sink).await?, open(carrier, peer, Measure::Source).await?);
+        quic = quic.max(rate(sink, source).await?);
+        let sink = begin(guarded_lan(carrier.dial_lan(peer).await?), Measure::Sink).await?;
+        let source = begin(guarded_lan(carrier.dial_lan(peer).await?), Measure::Source).await?;
+        tcp = tcp.max(rate(sink, source).await?);
+    }
+    Ok((quic, tcp))
+}
+
+async fn rate(sink: Way, source: Way) -> Result<f64, MeasureError> {
+    let begun = Instant::now();
+    let sent = send(sink, begun + COMPARED_TIME, COMPARED).await?;
+    let received = receive(source, Instant::now() + COMPARED_TIME, COMPARED).await?;
+    Ok((sent + received) as f64 / begun.elapsed().as_secs_f64())
 }
 
 /// Does what another agent's measurement asks for. `rest` came behind the preface.
 pub(crate) async fn answer(
     measure: Measure,
     rest: Bytes,
-    send: &mut SendStream,
-    recv: &mut RecvStream,
+    outlet: &mut Outlet,
+    inlet: &mut Inlet,
 ) -> Result<(), MeasureError> {
     match measure {
         Measure::Echo => {
-            send.write_chunk(rest).await?;
-            while let Some(chunk) = recv.read_chunk(PIECE, true).await? {
-                send.write_chunk(chunk.bytes).await?;
+            outlet.write_chunk(rest).await?;
+            while let Some(chunk) = inlet.read_chunk(PIECE).await? {
+                outlet.write_chunk(chunk).await?;
             }
         }
         Measure::Sink => {
             let mut bytes = rest.len() as u64;
-            while let Some(chunk) = recv.read_chunk(PIECE, true).await? {
-                bytes += chunk.bytes.len() as u64;
+            while let Some(chunk) = inlet.read_chunk(PIECE).await? {
+                bytes += chunk.len() as u64;
             }
-            send.write_all(&bytes.to_be_bytes()).await?;
+            outlet.write_all(&bytes.to_be_bytes()).await?;
         }
         Measure::Source => {
             let piece = Bytes::from_static(&[0x5a; PIECE]);
             // The asking agent stops the stream when it has had enough.
-            while send.write_chunk(piece.clone()).await.is_ok() {}
+            while outlet.write_chunk(piece.clone()).await.is_ok() {}
         }
     }
     Ok(())

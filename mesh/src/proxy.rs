@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use edgeloom_model::{Backend, Choice, FarBackend, NodeName, PodRef, Protocol, ServiceKey};
-use edgeloom_tunnel::{PeerId, Stream, Verified};
+use edgeloom_tunnel::{LanStream, PeerId, Stream, Verified};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -34,6 +34,7 @@ use tokio_util::task::TaskTracker;
 use crate::balance::{Balancer, Candidate, Client, EndpointId};
 use crate::carrier::Carrier;
 use crate::config::Settings;
+use crate::lan_tcp::LanTcp;
 use crate::snapshot::{Route, Snapshot};
 use crate::wire::{Header, Target};
 
@@ -41,6 +42,9 @@ pub use metrics::Metrics;
 
 /// Most endpoints that one flow tries before it is refused.
 const MAX_ATTEMPTS: usize = 3;
+
+/// Most TCP connections of nodes on the LAN that wait for a flow.
+const MAX_WAITING: usize = 1024;
 
 /// How often what is over is looked for: idle flows, endpoints that are gone or tried again.
 const SWEEP: Duration = Duration::from_secs(2);
@@ -51,6 +55,8 @@ pub struct Proxy {
     pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
     /// The way to other nodes.
     pub(crate) carrier: Arc<dyn Carrier>,
+    /// Which flows go over TCP on the LAN.
+    pub(crate) lan_tcp: Arc<LanTcp>,
     balancer: Mutex<Balancer>,
     pub(crate) metrics: Metrics,
     /// Bound of a connect to an endpoint, whichever side makes it.
@@ -58,6 +64,8 @@ pub struct Proxy {
     outgoing: Arc<Semaphore>,
     incoming: Arc<Semaphore>,
     measures: Arc<Semaphore>,
+    /// TCP connections of the LAN that wait for a flow.
+    waiting: Arc<Semaphore>,
     next_flow: AtomicU64,
     udp: udp::Udp,
     /// Owner of every TCP connection's task: what a shutdown waits for.
@@ -109,6 +117,7 @@ impl Proxy {
     ) -> Arc<Self> {
         Arc::new(Self {
             snapshot,
+            lan_tcp: LanTcp::new(carrier.clone()),
             carrier,
             balancer: Mutex::default(),
             metrics,
@@ -116,6 +125,7 @@ impl Proxy {
             outgoing: Arc::new(Semaphore::new(settings.max_connections)),
             incoming: Arc::new(Semaphore::new(settings.max_connections)),
             measures: Arc::new(Semaphore::new(crate::measure::AT_ONCE)),
+            waiting: Arc::new(Semaphore::new(MAX_WAITING)),
             next_flow: AtomicU64::new(rand::random()),
             udp: udp::Udp::new(settings),
             tasks: TaskTracker::new(),
@@ -127,6 +137,12 @@ impl Proxy {
     /// Takes a stream that another node's agent opened; it is served by a task of its own.
     pub fn take(self: &Arc<Self>, from: Arc<Verified>, stream: Stream) {
         self.tasks.spawn(self.clone().incoming(from, stream));
+    }
+
+    /// Takes a TCP connection that the agent of a node on the LAN made.
+    pub fn take_lan(self: &Arc<Self>, from: Arc<Verified>, stream: LanStream) {
+        // Until its flow begins it is none that a shutdown waits for.
+        self.udp_tasks.spawn(self.clone().incoming_lan(from, stream));
     }
 
     /// Gives running connections `drain` to end by themselves, then ends them and all UDP flows.

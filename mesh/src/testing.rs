@@ -2,19 +2,20 @@
 //! all that is between them.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Once};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, Once};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use edgeloom_model::{Model, NodeName, Site};
-use edgeloom_tunnel::identity::Identity;
-use edgeloom_tunnel::{DatagramError, OpenError, PeerId, Stream, Verified};
+use edgeloom_tunnel::identity::{Authority, Claims, Guard, Identity, Role, Trust};
+use edgeloom_tunnel::{DatagramError, LanError, LanPeer, LanStream, OpenError, PeerId, Stream, Verified};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use prometheus::Registry;
 use quinn::crypto::rustls::QuicClientConfig;
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 
 use crate::carrier::Carrier;
 use crate::config::Settings;
@@ -25,6 +26,9 @@ use crate::snapshot::{Place, Snapshot};
 pub(crate) struct Wire {
     pub(crate) connection: quinn::Connection,
     pub(crate) peer: PeerId,
+    /// Where the other node takes TCP, as if on a LAN.
+    pub(crate) lan: Mutex<Option<LanPeer>>,
+    guard: Guard,
     _endpoint: quinn::Endpoint,
 }
 
@@ -51,6 +55,23 @@ impl Carrier for Wire {
 
     fn rtt(&self, peer: PeerId) -> Option<Duration> {
         (peer == self.peer).then(|| self.connection.rtt())
+    }
+
+    fn uses_lan_tcp(&self) -> bool {
+        self.lan.lock().unwrap().is_some()
+    }
+
+    fn lan(&self, peer: PeerId) -> Option<LanPeer> {
+        (*self.lan.lock().unwrap()).filter(|_| peer == self.peer)
+    }
+
+    fn dial_lan(&self, peer: PeerId) -> BoxFuture<'_, Result<LanStream, LanError>> {
+        let lan = self.lan(peer);
+        async move {
+            let LanPeer { address, .. } = lan.ok_or_else(|| LanError::NotOnLan(peer.into()))?;
+            edgeloom_tunnel::lan::dial(&self.guard, peer, address).await
+        }
+        .boxed()
     }
 }
 
@@ -103,19 +124,63 @@ pub(crate) async fn pair() -> (Node, Node) {
 
 /// The same with a transport configuration for both, such as smaller windows.
 pub(crate) async fn pair_with(transport: quinn::TransportConfig, settings: &Settings) -> (Node, Node) {
-    let (identity_a, identity_b) = (Identity::generate().unwrap(), Identity::generate().unwrap());
-    let (peer_a, peer_b) = (identity_a.peer_id(), identity_b.peer_id());
+    let authority = Authority::generate("test", SystemTime::now()).unwrap();
+    let (guard_a, guard_b) = (guard(&authority, "a1", "a"), guard(&authority, "b1", "b"));
+    let (peer_a, peer_b) = (guard_a.identity().peer_id(), guard_b.identity().peer_id());
     let ((end_a, a), (end_b, b)) = connections(Arc::new(transport)).await;
     let members = [member("a1", "a", peer_a, "10.244.1.0/24"), member("b1", "b", peer_b, "10.244.2.0/24")];
     let node = |name, site, wire: Wire, other| node(name, site, wire, other, &members, settings);
-    let a =
-        node("a1", "a", Wire { connection: a, peer: peer_b, _endpoint: end_a }, verified("b1", "b", peer_b));
-    let b =
-        node("b1", "b", Wire { connection: b, peer: peer_a, _endpoint: end_b }, verified("a1", "a", peer_a));
+    let wire = |connection, peer, guard, endpoint| Wire {
+        connection,
+        peer,
+        lan: Mutex::default(),
+        guard,
+        _endpoint: endpoint,
+    };
+    let a = node("a1", "a", wire(a, peer_b, guard_a, end_a), verified("b1", "b", peer_b));
+    let b = node("b1", "b", wire(b, peer_a, guard_b, end_b), verified("a1", "a", peer_a));
     for node in [&a, &b] {
         receive(node);
     }
     (a, b)
+}
+
+/// `a1` and `b1`, connected, with `b1` on the LAN of `a1`; one TCP connection between them is ready.
+pub(crate) async fn pair_on_lan() -> (Node, Node) {
+    let (a, b) = pair().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (proxy, guard) = (b.proxy.clone(), b.wire.guard.clone());
+    tokio::spawn(async move {
+        loop {
+            let (tcp, _) = listener.accept().await.unwrap();
+            if let Ok((from, stream)) = edgeloom_tunnel::lan::accept(&guard, tcp).await {
+                proxy.take_lan(Arc::new(from), stream);
+            }
+        }
+    });
+    *a.wire.lan.lock().unwrap() = Some(LanPeer { address, bytes: 0 });
+    a.proxy.lan_tcp.make_ready(a.wire.peer).await;
+    (a, b)
+}
+
+/// What a member of the test's cluster shows.
+fn guard(authority: &Authority, node: &str, site: &str) -> Guard {
+    let identity = Arc::new(Identity::generate().unwrap());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let claims = Claims {
+        cluster: "test".into(),
+        node: node.into(),
+        node_uid: "uid".into(),
+        peer: identity.peer_id().to_bytes().into(),
+        site: site.into(),
+        roles: [Role::Edge].into_iter().collect(),
+        not_before: now - 60,
+        expires: now + 3600,
+        serial: 1,
+    };
+    let trust = Trust::new("test", [authority.certificate()]).unwrap();
+    Guard::new(identity, Some(authority.sign(&claims).unwrap()), Some(trust)).unwrap()
 }
 
 /// Hands the node what arrives, as the tunnel would.

@@ -49,6 +49,9 @@ pub struct Config {
     pub libp2p: bool,
     /// What is done where UDP is blocked.
     pub carriers: Carriers,
+    /// Take flows of nodes on the LAN over TCP with TLS, and make such connections: see [`Tunnel::dial_lan`](
+    /// crate::Tunnel::dial_lan). They pass no `rate`, so with one there are none.
+    pub lan_tcp: bool,
     /// What others may take of this node.
     pub limits: Limits,
     /// Bytes a second that this node sends to others, all in all; as many as go if it is `None`.
@@ -75,6 +78,7 @@ impl Default for Config {
             direct: true,
             libp2p: true,
             carriers: Carriers::default(),
+            lan_tcp: false,
             limits: Limits::default(),
             rate: None,
             congestion: Congestion::default(),
@@ -83,6 +87,13 @@ impl Default for Config {
             unreachable_timeout: Duration::from_secs(120),
             connect_timeout: Duration::from_secs(10),
         }
+    }
+}
+
+impl Config {
+    /// Whether flows go over TCP on the LAN: not where a path there is not looked for, or a rate must be kept.
+    pub(crate) fn uses_lan_tcp(&self) -> bool {
+        self.lan_tcp && self.direct && self.rate.is_none()
     }
 }
 

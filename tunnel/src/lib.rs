@@ -18,6 +18,7 @@ pub mod frames;
 pub mod identity;
 mod interfaces;
 pub mod join;
+pub mod lan;
 mod limits;
 mod metrics;
 mod path;
@@ -38,6 +39,7 @@ pub use alpn::Alpn;
 pub use config::{Carriers, Config, Congestion, PORT, Peer, Proxy, ProxyError, RelayPeer};
 pub use error::{DatagramError, Error, Named, OpenError};
 pub use identity::Verified;
+pub use lan::{LanError, LanPeer, LanRecv, LanSend, LanStream};
 pub use libp2p::PeerId;
 pub use limits::Limits;
 pub use status::{Attempt, DirectKind, Nat, Path, PeerStatus, Ping, Standing, Trace};
@@ -64,6 +66,13 @@ pub enum Accepted {
         alpn: Alpn,
         /// The stream.
         stream: Stream,
+    },
+    /// A connection over TCP of a peer on the LAN, for one flow.
+    Lan {
+        /// Who made it.
+        from: Arc<Verified>,
+        /// The connection.
+        stream: LanStream,
     },
     /// A datagram on a `mesh/1` connection.
     Datagram {

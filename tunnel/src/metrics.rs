@@ -10,6 +10,8 @@ use prometheus::{
 
 use crate::carrier::link::Meter;
 use crate::config::Config;
+use crate::lan::Account;
+use crate::socket::PeerSlot;
 use crate::status::DirectKind;
 
 /// The metrics of one tunnel; clones share them.
@@ -34,6 +36,9 @@ pub(crate) struct Metrics {
     carrier_sent: IntCounterVec,
     carrier_received: IntCounterVec,
     carrier_dropped: IntCounter,
+    pub(crate) lan_connections: IntGauge,
+    lan_sent: IntCounter,
+    lan_received: IntCounter,
     limits: IntGaugeVec,
     in_use: IntGaugeVec,
     relayed_bytes: IntCounterVec,
@@ -118,6 +123,11 @@ impl Metrics {
         let libp2p_peers =
             IntGauge::new("edgeloom_tunnel_libp2p_peers", "Peers with an open libp2p connection.")?;
         registry.register(Box::new(libp2p_peers.clone()))?;
+        let lan_connections = IntGauge::new(
+            "edgeloom_tunnel_lan_tcp_connections",
+            "Open connections over TCP with nodes of the LAN, those that wait for a flow included.",
+        )?;
+        registry.register(Box::new(lan_connections.clone()))?;
         let probe_rtt = Histogram::with_opts(
             HistogramOpts::new("edgeloom_tunnel_probe_rtt_seconds", "Round trip times of answered probes.")
                 .buckets(vec![0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0]),
@@ -157,6 +167,15 @@ impl Metrics {
                 "Bytes of frames received over carriers.",
                 "carrier",
             )?,
+            lan_connections,
+            lan_sent: counter(
+                "lan_tcp_sent_bytes_total",
+                "Bytes of flows sent over TCP to nodes of the LAN.",
+            )?,
+            lan_received: counter(
+                "lan_tcp_received_bytes_total",
+                "Bytes of flows received over TCP from nodes of the LAN.",
+            )?,
             limits: gauges("limit", "Bounds of what others may take of this node; 0 is none.", "of")?,
             in_use: gauges("in_use", "What is taken of what is bounded, by the same names.", "of")?,
             relayed_bytes: counters(
@@ -193,6 +212,11 @@ impl Metrics {
 
     pub(crate) fn dropped(&self, reason: &'static str) {
         self.dropped.with_label_values(&[reason]).inc();
+    }
+
+    /// Where the bytes of a connection over TCP with a node of the LAN are counted.
+    pub(crate) fn lan(&self, slot: Option<Arc<PeerSlot>>) -> Account {
+        Account { sent: self.lan_sent.clone(), received: self.lan_received.clone(), slot }
     }
 
     /// The bounds, for people to compare with what is used.

@@ -20,6 +20,7 @@ use crate::connection::{Connections, accept, code, quic};
 use crate::engine::{self, Handle};
 use crate::error::{DatagramError, Error, OpenError};
 use crate::identity::{Guard, Identity, SignedCredential, Trust};
+use crate::lan::{LanError, LanPeer, LanStream};
 use crate::metrics::Metrics;
 use crate::socket::{Mux, RawSocket, drain};
 use crate::status::{Nat, PeerStatus, Ping, Trace};
@@ -47,6 +48,7 @@ struct Inner {
     connections: Arc<Connections>,
     dialler: Dialler,
     mux: Arc<Mux>,
+    lan_tcp: bool,
 }
 
 impl fmt::Debug for Tunnel {
@@ -99,7 +101,12 @@ impl Tunnel {
         let exclude: Arc<[String]> = config.exclude_interfaces.clone().into();
         let (libp2p, serve) = (config.libp2p, config.relay);
         let carriers = Arc::new(config.carriers.clone());
-        let serves = Serves { relay: serve, join: config.serve_join, any_port: config.listen.port() == 0 };
+        let serves = Serves {
+            relay: serve,
+            join: config.serve_join,
+            lan: config.uses_lan_tcp(),
+            any_port: config.listen.port() == 0,
+        };
         let engine =
             Handle::new(config, guard.clone(), key, mux.clone(), connections.clone(), metrics.clone(), store);
         if libp2p {
@@ -115,7 +122,8 @@ impl Tunnel {
         tasks.spawn(engine::run(engine.clone(), inbound, exclude, connections.stop.clone()));
         tasks.spawn(accept(connections.clone(), endpoint, server, mux.clone()));
         tasks.spawn(connections.clone().keep_alive(dialler.clone(), engine.clone()));
-        Ok((Self(Arc::new(Inner { guard, engine, connections, dialler, mux })), Incoming { queue }))
+        let inner = Inner { guard, engine, connections, dialler, mux, lan_tcp: serves.lan };
+        Ok((Self(Arc::new(inner)), Incoming { queue }))
     }
 
     /// Own peer id.
@@ -214,6 +222,30 @@ impl Tunnel {
         self.0.engine.lock().status()
     }
 
+    /// Whether flows may go over TCP on the LAN at all: see [`Config::lan_tcp`].
+    pub fn uses_lan_tcp(&self) -> bool {
+        self.0.lan_tcp
+    }
+
+    /// The peer on the LAN, if the path in use to it is there and flows may go over TCP: see [`Tunnel::dial_lan`].
+    pub fn lan(&self, peer: PeerId) -> Option<LanPeer> {
+        self.0.engine.lock().lan(&peer).map(|(lan, _)| lan)
+    }
+
+    /// Connects to `peer` over TCP with TLS, for one flow. Unlike a stream the connection does not move when the path
+    /// does: it ends with the LAN.
+    ///
+    /// # Errors
+    /// [`LanError`].
+    pub async fn dial_lan(&self, peer: PeerId) -> Result<LanStream, LanError> {
+        let inner = &self.0;
+        let found = inner.engine.lock().lan(&peer);
+        let Some((LanPeer { address, .. }, slot)) = found else {
+            return Err(LanError::NotOnLan(inner.engine.lock().named(&peer)));
+        };
+        inner.connections.lan_origin(Some(slot)).dial(&inner.guard, peer, address).await
+    }
+
     /// Smoothed round trip time of the path in use to `peer`; none while no path is known to work.
     pub fn rtt(&self, peer: PeerId) -> Option<Duration> {
         self.0.engine.lock().rtt(&peer)
@@ -262,6 +294,8 @@ impl Tunnel {
 struct Serves {
     relay: bool,
     join: bool,
+    /// To nodes on the LAN: their flows over TCP.
+    lan: bool,
     /// On whatever port was free for UDP: nobody expects TCP there.
     any_port: bool,
 }
@@ -274,13 +308,17 @@ fn start_carriers(
     engine: &Handle,
     mux: &Arc<Mux>,
     metrics: &Metrics,
-    connections: &Connections,
+    connections: &Arc<Connections>,
 ) -> Result<(), Error> {
     let (guard, engine, mux, metrics) = (guard.clone(), engine.clone(), mux.clone(), metrics.clone());
     let (tasks, stop) = (&connections.tasks, &connections.stop);
-    if serves.relay || serves.join {
+    let takes_carriers = serves.relay || serves.join;
+    if takes_carriers || serves.lan {
         let settings = || listen::Settings {
+            carriers: takes_carriers,
             serve_join: serves.join,
+            lan: serves.lan,
+            connections: connections.clone(),
             guard: guard.clone(),
             engine: engine.clone(),
             mux: mux.clone(),
@@ -292,10 +330,13 @@ fn start_carriers(
             match Listener::tls(address, settings()) {
                 Ok(listener) => drop(tasks.spawn(listener.run(stop.clone()))),
                 Err(error) if serves.any_port => tracing::debug!(%address, %error, "no carriers are taken"),
+                Err(error) if !takes_carriers => {
+                    tracing::warn!(%address, %error, "the TCP port cannot be had: nodes on the LAN send by QUIC alone");
+                }
                 Err(error) => return Err(failed(address)(error)),
             }
         }
-        if let Some(address) = config.websocket_listen {
+        if let Some(address) = config.websocket_listen.filter(|_| takes_carriers) {
             let listener = Listener::websocket(address, settings()).map_err(failed(address))?;
             tasks.spawn(listener.run(stop.clone()));
         }

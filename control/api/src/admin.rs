@@ -131,7 +131,8 @@ pub struct Peer {
     pub connected: bool,
     /// The path in use.
     pub path: Path,
-    /// `tcp` or `wss` where this node's packets to it leave over TCP, because UDP is blocked.
+    /// `tcp` or `wss` where this node's packets to it leave over TCP, because UDP is blocked; `tcp` with a path `lan`
+    /// where TCP connections to it go over TCP, because that is faster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub carrier: Option<String>,
     /// Smoothed round trip time of the path, in milliseconds.

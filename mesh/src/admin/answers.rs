@@ -8,6 +8,7 @@ use edgeloom_api::admin::{self, Health, Phase};
 use edgeloom_model::{Choice, Endpoint, Entry, Family, PodRef, Service};
 use edgeloom_tunnel::{Attempt, OpenError, Path, PeerId, PeerStatus, Ping, Trace};
 
+use crate::lan_tcp::Compared;
 use crate::measure::Outcome;
 use crate::snapshot::Snapshot;
 
@@ -60,8 +61,21 @@ pub(super) fn echo(sequence: u32, answer: Result<Ping, OpenError>, snapshot: &Sn
     }
 }
 
+/// What TCP connections to a node on the LAN go by, and why.
+pub(super) fn flows(compared: Option<Compared>) -> String {
+    let Some(Compared { over_tcp, quic, tcp, ago }) = compared else {
+        return "QUIC: not compared with TCP yet, which is done once some 32 MiB have passed".to_owned();
+    };
+    let mbit = |bytes: f64| bytes * 8.0 / 1e6;
+    let (by, other) = if over_tcp { ("TCP with TLS", "QUIC") } else { ("QUIC", "TCP") };
+    let (rate, others) = if over_tcp { (tcp, quic) } else { (quic, tcp) };
+    let minutes = ago.as_secs() / 60;
+    let (rate, others) = (mbit(rate), mbit(others));
+    format!("{by}: {rate:.0} Mbit/s, {other} {others:.0}, measured {minutes} min ago")
+}
+
 /// What came of trying every way to a node.
-pub(super) fn trace(trace: &Trace, snapshot: &Snapshot) -> admin::Trace {
+pub(super) fn trace(trace: &Trace, flows: Option<String>, snapshot: &Snapshot) -> admin::Trace {
     let attempt = |attempt: &Attempt| admin::Attempt {
         path: path(&attempt.path, snapshot),
         learnt: attempt.learnt.to_owned(),
@@ -81,6 +95,7 @@ pub(super) fn trace(trace: &Trace, snapshot: &Snapshot) -> admin::Trace {
         nat: trace.nat.to_string(),
         seen_at: trace.seen_at.iter().map(sighting).collect(),
         datagram_bytes: trace.datagram,
+        flows,
     }
 }
 
@@ -231,6 +246,20 @@ mod tests {
         let seen = peers(&snapshot, &[status(Path::Direct { addr, kind: DirectKind::Punched })]);
         assert_eq!((seen[0].1.path.word(), seen[0].1.path.via()), ("punched", "203.0.113.22:20006"));
         assert_eq!((seen[1].1.path.word(), seen[1].1.connected), ("none", false));
+    }
+
+    #[test]
+    fn what_flows_on_a_lan_go_by() {
+        let compared =
+            |over_tcp| Compared { over_tcp, quic: 125e6, tcp: 500e6, ago: Duration::from_secs(200) };
+        for (given, want) in [
+            (None, "QUIC: not compared"),
+            (Some(compared(true)), "TCP with TLS: 4000 Mbit/s, QUIC 1000, measured 3 min ago"),
+            (Some(compared(false)), "QUIC: 1000 Mbit/s, TCP 4000, measured 3 min ago"),
+        ] {
+            let said = flows(given);
+            assert!(said.starts_with(want), "{said}");
+        }
     }
 
     #[test]

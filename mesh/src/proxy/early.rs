@@ -8,12 +8,11 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quinn::{ReadExactError, VarInt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::ends::{Inlet, Outlet};
-use super::splice::{Broken, InHand};
+use super::splice::InHand;
+use crate::stream::{Broken, Inlet, Outlet};
 use crate::wire::{CONNECTED, Code};
 
 /// Most bytes of a client that are kept for another attempt: what a TCP connection of a path of 50 ms
@@ -45,6 +44,17 @@ pub(super) enum Failed {
     /// Nobody answered.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
+}
+
+/// Why a TCP connection on the LAN did not reach the target.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ByLan {
+    /// The other agent said no: another way would not change that.
+    #[error("refused: {}", .0.as_str())]
+    Refused(Code),
+    /// It is of no use.
+    #[error("{0}")]
+    Dead(String),
 }
 
 impl Failed {
@@ -108,16 +118,13 @@ impl Early {
         inlet: &mut Inlet,
     ) -> Result<InHand, Failed> {
         let mut sent = 0;
-        let answered = async {
-            let mut answer = [0];
-            inlet.recv.read_exact(&mut answer).await.map(|()| answer[0])
-        };
+        let answered = async { inlet.first_byte().await };
         tokio::pin!(answered);
         let answer = loop {
             tokio::select! {
                 biased;
                 answered = &mut answered => break answered.map_err(refusal)?,
-                written = outlet.send.write(&unsent[sent..]), if sent < unsent.len() => {
+                written = outlet.write(&unsent[sent..]), if sent < unsent.len() => {
                     // A stop says less than the reset that comes with it: wait for that.
                     match written {
                         Ok(count) => sent += count,
@@ -131,10 +138,39 @@ impl Early {
                 }
             }
         };
-        if answer != CONNECTED {
+        if answer != Some(CONNECTED) {
             return Err(Failed::Refused(Code::Malformed));
         }
         let for_stream = Bytes::from(unsent).slice(sent..);
+        Ok(InHand { for_stream, socket_ended: self.ended, for_socket: Bytes::new() })
+    }
+
+    /// Sends the preface by a TCP connection, and waits until the other agent has reached the target. None of the
+    /// client's bytes go before that: whatever becomes of the connection, they can be sent by another way. On a LAN
+    /// that costs them a fraction of a millisecond.
+    pub(super) async fn reach_by_lan(
+        preface: &[u8],
+        outlet: &mut Outlet,
+        inlet: &mut Inlet,
+        limit: Duration,
+    ) -> Result<(), ByLan> {
+        let answered = async {
+            outlet.write_all(preface).await?;
+            inlet.first_byte().await
+        };
+        match timeout(limit, answered).await {
+            Ok(Ok(Some(CONNECTED))) => Ok(()),
+            Ok(Ok(Some(code))) => Err(ByLan::Refused(Code::from_number(code.into()))),
+            Ok(Ok(None)) => Err(ByLan::Dead("it ended without an answer".to_owned())),
+            Ok(Err(broken)) => Err(ByLan::Dead(broken.to_string())),
+            Err(_) => Err(ByLan::Dead(format!("no answer within {limit:?}"))),
+        }
+    }
+
+    /// What is in hand where nothing was sent before the target was reached.
+    pub(super) fn in_hand(&mut self, client: &TcpStream) -> Result<InHand, Failed> {
+        self.take(client).map_err(Failed::Client)?;
+        let for_stream = Bytes::copy_from_slice(&self.bytes);
         Ok(InHand { for_stream, socket_ended: self.ended, for_socket: Bytes::new() })
     }
 
@@ -154,13 +190,10 @@ impl Early {
     }
 }
 
-fn refusal(error: ReadExactError) -> Failed {
+fn refusal(error: Broken) -> Failed {
     match error {
-        ReadExactError::FinishedEarly(_) => Failed::Refused(Code::Malformed),
-        ReadExactError::ReadError(error) => match Broken::from(error) {
-            Broken::Peer(code) => Failed::Refused(code),
-            other => Failed::Lost(other.to_string()),
-        },
+        Broken::Peer(code) => Failed::Refused(code),
+        other => Failed::Lost(other.to_string()),
     }
 }
 
@@ -171,8 +204,6 @@ pub(super) fn code_of(error: &io::Error) -> Code {
         _ => Code::Unreachable,
     }
 }
-
-const _: () = assert!(VarInt::MAX.into_inner() > u8::MAX as u64, "every code is a valid QUIC error code");
 
 #[cfg(test)]
 mod tests {

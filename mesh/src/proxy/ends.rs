@@ -1,16 +1,12 @@
-//! The two ends of a flow, made so that whatever ends it early shows as a reset on both sides: a task
-//! that is dropped must never look like an orderly end of the data.
+//! The end of a flow on this side, made so that whatever ends it early shows as a reset, as the other end does
+//! ([`crate::stream`]): a task that is dropped must never look like an orderly end of the data.
 
 use std::io;
 use std::net::Shutdown;
 use std::time::Duration;
 
-use edgeloom_tunnel::Stream;
-use quinn::{RecvStream, SendStream, VarInt};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
-
-use crate::wire::Code;
 
 /// When the kernel first asks after a silent TCP peer, and how often then. Both ends of a flow are on this
 /// host or its site: a peer that vanished is noticed in about two minutes.
@@ -61,62 +57,4 @@ impl Drop for Socket {
             let _ = SockRef::from(&self.tcp).set_linger(Some(Duration::ZERO));
         }
     }
-}
-
-/// The half of a stream towards the peer, reset when dropped unfinished.
-pub(super) struct Outlet {
-    pub(super) send: SendStream,
-    code: Code,
-    finished: bool,
-}
-
-/// The half of a stream from the peer, stopped when dropped unread.
-pub(super) struct Inlet {
-    pub(super) recv: RecvStream,
-    code: Code,
-}
-
-/// Wraps both halves of a stream.
-pub(super) fn guarded(stream: Stream) -> (Outlet, Inlet) {
-    let code = Code::Leaving;
-    (Outlet { send: stream.send, code, finished: false }, Inlet { recv: stream.recv, code })
-}
-
-impl Outlet {
-    /// Ends the data in order.
-    pub(super) fn finish(&mut self) {
-        // It fails only on a stream that was ended already.
-        let _ = self.send.finish();
-        self.finished = true;
-    }
-
-    /// Says why the half is reset, if it is.
-    pub(super) fn because(&mut self, code: Code) {
-        self.code = code;
-    }
-}
-
-impl Inlet {
-    /// Says why the half is stopped, if it is.
-    pub(super) fn because(&mut self, code: Code) {
-        self.code = code;
-    }
-}
-
-impl Drop for Outlet {
-    fn drop(&mut self) {
-        if !self.finished {
-            let _ = self.send.reset(number(self.code));
-        }
-    }
-}
-
-impl Drop for Inlet {
-    fn drop(&mut self) {
-        let _ = self.recv.stop(number(self.code));
-    }
-}
-
-fn number(code: Code) -> VarInt {
-    VarInt::from_u32(code.number().into())
 }

@@ -11,10 +11,30 @@ use crate::wire::Code;
 const CONNECT_BUCKETS: [f64; 12] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
+/// What carries a TCP connection between two agents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    /// A stream of the QUIC connection.
+    Quic,
+    /// A TCP connection on the LAN.
+    Tcp,
+}
+
+impl By {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Quic => "quic",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
 /// Metrics of all flows.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     connections: IntCounterVec,
+    flows: IntCounterVec,
+    pub(super) lan_dead: IntCounter,
     open: IntGaugeVec,
     bytes: IntCounterVec,
     pub(super) connect_seconds: Histogram,
@@ -76,7 +96,19 @@ impl Metrics {
             "Endpoints that failed lately and are passed over for now.",
         )?;
         registry.register(Box::new(set_aside.clone()))?;
+        let lan_dead = IntCounter::new(
+            "edgeloom_mesh_lan_tcp_dead_total",
+            "TCP connections on the LAN that turned out dead when a flow was to go by them; it went by QUIC.",
+        )?;
+        registry.register(Box::new(lan_dead.clone()))?;
         Ok(Self {
+            flows: counters(
+                "edgeloom_mesh_flows_total",
+                "TCP connections that reached their endpoint through another node's agent, by direction and by what \
+                 carries them: quic, or tcp on a LAN.",
+                &["direction", "carrier"],
+            )?,
+            lan_dead,
             connections: counters(
                 "edgeloom_mesh_connections_total",
                 "TCP connections that ended, by direction (outgoing: of clients here) and how they ended.",
@@ -107,6 +139,11 @@ impl Metrics {
     /// Counts a connection that ended.
     pub(super) fn connections(&self, direction: &str, ended: Ended) {
         self.connections.with_label_values(&[direction, ended.as_str()]).inc();
+    }
+
+    /// Counts a connection that reached its endpoint by another node's agent.
+    pub(super) fn flow(&self, direction: &str, by: By) {
+        self.flows.with_label_values(&[direction, by.as_str()]).inc();
     }
 
     /// Counts a connection as open until the guard is dropped.

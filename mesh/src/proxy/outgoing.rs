@@ -10,16 +10,21 @@ use tokio::io::{AsyncWriteExt, copy_bidirectional_with_sizes};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::early::{Early, Failed, code_of};
-use super::ends::{Socket, guarded};
-use super::metrics::Ended;
-use super::splice::splice;
+use super::early::{ByLan, Early, Failed, code_of};
+use super::ends::Socket;
+use super::metrics::{By, Ended};
+use super::splice::{InHand, splice};
 use super::{Attempt, MAX_ATTEMPTS, Plan, Proxy, Via};
+use crate::stream::{Inlet, Outlet, guarded, guarded_lan};
 use crate::wire::{Code, Preface};
 
 /// How long the other agent may take over a round trip and a connect of its own, beyond that connect's
 /// own bound: a relayed path at the far end of the world.
 const PATH_GRACE: Duration = Duration::from_secs(3);
+
+/// How long the other agent may take over its connect before a connection on the LAN counts as dead: far more than an
+/// endpoint that listens needs, and less than what a caller notices.
+const LAN_LIMIT: Duration = Duration::from_millis(300);
 
 /// Buffer of either direction when a flow stays on this node.
 const DIRECT_BUFFER: usize = 64 << 10;
@@ -134,6 +139,18 @@ impl Proxy {
             return Tried::Failed(socket, Failed::Refused(Code::NotHere));
         };
         let preface = Preface::Tcp(header).encode();
+        match self.by_lan(peer, &preface).await {
+            None => {}
+            Some(Err(code)) => return Tried::Failed(socket, Failed::Refused(code)),
+            Some(Ok((outlet, inlet))) => {
+                let hand = match early.in_hand(socket.tcp()) {
+                    Ok(hand) => hand,
+                    Err(failed) => return Tried::Failed(socket, failed),
+                };
+                let way = Way { by: By::Tcp, outlet, inlet, hand };
+                return self.carry_flow(socket, early, way, attempt, flow).await;
+            }
+        }
         let stream = match self.carrier.open(peer).await {
             Ok(stream) => stream,
             Err(error) => return Tried::Failed(socket, Failed::NoWay(error.to_string())),
@@ -148,7 +165,42 @@ impl Proxy {
             Ok(hand) => hand,
             Err(failed) => return Tried::Failed(socket, failed),
         };
+        self.carry_flow(socket, early, Way { by: By::Quic, outlet, inlet, hand }, attempt, flow).await
+    }
+
+    /// By a TCP connection to a node on the LAN, if that is the better way and one is at hand: both halves of it where
+    /// the target was reached, or the other agent's refusal. None: by QUIC, as if nothing had been.
+    async fn by_lan(&self, peer: PeerId, preface: &[u8]) -> Option<Result<(Outlet, Inlet), Code>> {
+        let (mut outlet, mut inlet) = guarded_lan(self.lan_tcp.take(peer)?);
+        let reached = Early::reach_by_lan(preface, &mut outlet, &mut inlet, LAN_LIMIT);
+        match self.force.run_until_cancelled(reached).await? {
+            Ok(()) => {
+                self.lan_tcp.proved(peer);
+                Some(Ok((outlet, inlet)))
+            }
+            Err(ByLan::Refused(code)) => Some(Err(code)),
+            Err(ByLan::Dead(why)) => {
+                let node = self.snapshot.load().name_of(&peer);
+                tracing::info!(node, why, "a TCP connection on the LAN is dead: the flow goes by QUIC");
+                self.metrics.lan_dead.inc();
+                self.lan_tcp.dead(peer);
+                None
+            }
+        }
+    }
+
+    /// Carries the bytes of a flow that has reached its endpoint.
+    async fn carry_flow(
+        &self,
+        socket: Socket,
+        early: &mut Early,
+        way: Way,
+        attempt: &Attempt,
+        flow: Flow,
+    ) -> Tried {
+        let Way { by, outlet, inlet, hand } = way;
         self.reached(attempt, flow);
+        self.metrics.flow("outgoing", by);
         let carried = self.metrics.carried();
         carried.sent.inc_by(early.len() as u64);
         early.forget();
@@ -192,6 +244,14 @@ impl Proxy {
         target.complete();
         Tried::Carried(Ended::Complete)
     }
+}
+
+/// By what a flow reached its endpoint.
+struct Way {
+    by: By,
+    outlet: Outlet,
+    inlet: Inlet,
+    hand: InHand,
 }
 
 /// A steered connection.

@@ -8,17 +8,13 @@ use std::io;
 
 use bytes::{Bytes, BytesMut};
 use prometheus::IntCounter;
-use quinn::{ReadError, WriteError};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::ends::{Inlet, Outlet, Socket};
+use super::ends::Socket;
+use crate::stream::{Broken, Inlet, LARGE_READ, Outlet, SMALL_READ};
 use crate::wire::Code;
 
-/// First read of an idle connection; doubled while reads fill it.
-const SMALL_READ: usize = 4 << 10;
-/// Largest read: a few of the largest segments that the kernel hands over at once (64 KiB).
-const LARGE_READ: usize = 256 << 10;
 /// Chunks taken from a stream for one write: each is a packet's worth, so about 45 KiB.
 const CHUNKS: usize = 32;
 
@@ -38,38 +34,6 @@ pub(super) struct InHand {
     pub(super) socket_ended: bool,
     /// Read from the stream, not yet written to the socket.
     pub(super) for_socket: Bytes,
-}
-
-/// Why a flow broke off.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Broken {
-    /// The TCP connection failed, mostly by a reset.
-    #[error("the connection on this side: {0}")]
-    Socket(#[from] io::Error),
-    /// The other agent reset or stopped the stream.
-    #[error("the other side: {}", .0.as_str())]
-    Peer(Code),
-    /// The connection between the agents was lost.
-    #[error("the tunnel: {0}")]
-    Tunnel(String),
-}
-
-impl From<ReadError> for Broken {
-    fn from(error: ReadError) -> Self {
-        match error {
-            ReadError::Reset(code) => Self::Peer(Code::from_number(code.into_inner())),
-            other => Self::Tunnel(other.to_string()),
-        }
-    }
-}
-
-impl From<WriteError> for Broken {
-    fn from(error: WriteError) -> Self {
-        match error {
-            WriteError::Stopped(code) => Self::Peer(Code::from_number(code.into_inner())),
-            other => Self::Tunnel(other.to_string()),
-        }
-    }
 }
 
 /// Carries bytes until both directions have ended. On an error both ends are reset as they are dropped.
@@ -99,17 +63,16 @@ async fn up(
     sent: &IntCounter,
 ) -> Result<(), Broken> {
     if !first.is_empty() {
-        outlet.send.write_chunk(first).await?;
+        outlet.write_chunk(first).await?;
     }
     if !ended {
         copy_up(socket.tcp(), outlet, sent).await?;
     }
-    outlet.finish();
-    Ok(())
+    outlet.finish().await
 }
 
 async fn copy_up(tcp: &TcpStream, outlet: &mut Outlet, sent: &IntCounter) -> Result<(), Broken> {
-    let stopped = outlet.send.stopped();
+    let stopped = outlet.stopped();
     tokio::pin!(stopped);
     let (mut buffer, mut size) = (BytesMut::new(), SMALL_READ);
     loop {
@@ -123,7 +86,7 @@ async fn copy_up(tcp: &TcpStream, outlet: &mut Outlet, sent: &IntCounter) -> Res
                     size = (size * 2).min(LARGE_READ);
                 }
                 sent.inc_by(read as u64);
-                outlet.send.write_chunk(buffer.split().freeze()).await?;
+                outlet.write_chunk(buffer.split().freeze()).await?;
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 // Nothing is held for a connection that is idle.
@@ -132,11 +95,7 @@ async fn copy_up(tcp: &TcpStream, outlet: &mut Outlet, sent: &IntCounter) -> Res
                     ready = tcp.readable() => ready?,
                     // The other side wants no more: without this, a reset there would go unseen while
                     // the client is silent.
-                    why = &mut stopped => return Err(match why {
-                        Ok(Some(code)) => Broken::Peer(Code::from_number(code.into_inner())),
-                        Ok(None) => Broken::Peer(Code::Reset),
-                        Err(error) => Broken::Tunnel(error.to_string()),
-                    }),
+                    why = &mut stopped => return Err(why),
                 }
             }
             Err(error) => return Err(error.into()),
@@ -150,7 +109,7 @@ async fn down(socket: &Socket, inlet: &mut Inlet, first: Bytes, received: &IntCo
     write_all(socket.tcp(), &mut [first]).await?;
     loop {
         let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
-        let Some(count) = inlet.recv.read_chunks(&mut chunks).await? else { break };
+        let Some(count) = inlet.read_chunks(&mut chunks).await? else { break };
         received.inc_by(chunks[..count].iter().map(|chunk| chunk.len() as u64).sum());
         write_all(socket.tcp(), &mut chunks[..count]).await?;
     }

@@ -8,6 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::*;
 use crate::testing::{Node, pair, pair_with, service};
 
+mod lan;
 mod sharing;
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -94,7 +95,12 @@ async fn megabytes_both_ways_arrive_whole() {
     let (a, b) = pair().await;
     let (target, port) = listener().await;
     serve([&a, &b], port, &[(LOOPBACK, "b1")]);
-    let client = call(&a, cluster_ip()).await;
+    both_ways(&a, &target).await;
+}
+
+/// Sends 20 MiB both ways at the same time, between a client at `a` and the target.
+async fn both_ways(a: &Node, target: &TcpListener) {
+    let client = call(a, cluster_ip()).await;
     let (server, _) = soon(target.accept()).await.unwrap();
     let data: Vec<u8> = (0..20u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let both = |tcp: TcpStream| {

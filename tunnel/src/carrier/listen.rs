@@ -1,14 +1,14 @@
-//! The accepting side, at relays and where nodes join.
+//! The accepting side: of carriers, at relays and where nodes join; of flows over TCP, at every node that takes them.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, TlsStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -16,9 +16,11 @@ use super::Carrier;
 use super::keeper::{Parts, carry};
 use super::link::{self, Io};
 use super::websocket::{self, Purpose};
+use crate::connection::Connections;
 use crate::engine::Handle;
 use crate::engine::carriers::Opened;
-use crate::identity::{Admitted, Guard, JOIN_ALPN};
+use crate::identity::{Admitted, Guard, JOIN_ALPN, Verified};
+use crate::lan::{LAN_ALPN, Socket};
 use crate::metrics::Metrics;
 use crate::share::Shares;
 use crate::socket::Mux;
@@ -52,6 +54,7 @@ struct Port {
     tls: TlsAcceptor,
     kind: DirectKind,
     serve_join: bool,
+    connections: Arc<Connections>,
     guard: Guard,
     engine: Handle,
     mux: Arc<Mux>,
@@ -61,9 +64,20 @@ struct Port {
     stranger_shares: Shares,
 }
 
+/// What a handshake led to.
+enum Shaken {
+    Carrier(Io, Opened),
+    Lan(Box<(TlsStream<Socket>, Verified)>),
+}
+
 /// What a listener is made from.
 pub(crate) struct Settings {
+    /// Take carriers.
+    pub(crate) carriers: bool,
     pub(crate) serve_join: bool,
+    /// Take flows of nodes on the LAN.
+    pub(crate) lan: bool,
+    pub(crate) connections: Arc<Connections>,
     pub(crate) guard: Guard,
     pub(crate) engine: Handle,
     pub(crate) mux: Arc<Mux>,
@@ -73,10 +87,9 @@ pub(crate) struct Settings {
 impl Listener {
     /// Listens for TLS.
     pub(crate) fn tls(address: SocketAddr, settings: Settings) -> io::Result<Self> {
-        let mut alpns = vec![super::ALPN];
-        if settings.serve_join {
-            alpns.push(JOIN_ALPN);
-        }
+        let Settings { carriers, serve_join, lan, .. } = settings;
+        let offers = [(carriers, super::ALPN), (serve_join, JOIN_ALPN), (lan, LAN_ALPN)];
+        let alpns: Vec<&[u8]> = offers.into_iter().filter_map(|(is, alpn)| is.then_some(alpn)).collect();
         let tls = settings.guard.server_config(&alpns).map_err(io::Error::other)?;
         Self::bind(address, DirectKind::Tcp, tls, settings)
     }
@@ -93,14 +106,25 @@ impl Listener {
         tls: rustls::ServerConfig,
         settings: Settings,
     ) -> io::Result<Self> {
-        let Settings { serve_join, guard, engine, mux, metrics } = settings;
+        let Settings { carriers, serve_join, lan, connections, guard, engine, mux, metrics } = settings;
         let tcp = bind(address)?;
-        tracing::info!(%address, kind = kind.as_str(), "carriers are taken");
+        tracing::info!(%address, kind = kind.as_str(), carriers, lan, "listening on TCP");
         let tls = TlsAcceptor::from(Arc::new(tls));
         let (shares, strangers) = (Shares::new(PER_SOURCE), Arc::new(Semaphore::new(STRANGERS)));
         let stranger_shares = Shares::new(STRANGERS_PER_SOURCE);
-        let port =
-            Port { tls, kind, serve_join, guard, engine, mux, metrics, shares, strangers, stranger_shares };
+        let port = Port {
+            tls,
+            kind,
+            serve_join,
+            connections,
+            guard,
+            engine,
+            mux,
+            metrics,
+            shares,
+            strangers,
+            stranger_shares,
+        };
         Ok(Self { tcp, kind, port: Arc::new(port) })
     }
 
@@ -144,7 +168,13 @@ impl Port {
         let shaken = tokio::time::timeout(PATIENCE, Box::pin(self.handshake(stream)));
         let Some(shaken) = stop.run_until_cancelled(shaken).await else { return };
         let (stream, opened) = match shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(shaken) => shaken,
+            Ok(Shaken::Carrier(stream, opened)) => (stream, opened),
+            Ok(Shaken::Lan(shaken)) => {
+                let (stream, verified) = *shaken;
+                drop((share, permit));
+                let slot = self.engine.lock().slot(&verified.peer);
+                return self.connections.take_lan(stream, verified, slot).await;
+            }
             Err(error) => {
                 self.metrics.refused.with_label_values(&["handshake"]).inc();
                 return tracing::debug!(%remote, kind = self.kind.as_str(), %error, "carrier refused");
@@ -175,24 +205,24 @@ impl Port {
         }
     }
 
-    async fn handshake(&self, stream: TcpStream) -> io::Result<(Io, Opened)> {
-        let tls = self.tls.accept(stream).await?;
-        match self.kind {
-            DirectKind::Wss => self.challenge(tls).await,
-            _ => {
-                let (_, session) = tls.get_ref();
-                let alpn =
-                    session.alpn_protocol().ok_or_else(|| io::Error::other("no protocol was asked for"))?;
-                let certificates = session.peer_certificates().unwrap_or_default();
-                let opened = match self.guard.admit_tls(alpn, certificates) {
-                    Ok(Admitted::Member(verified)) => Opened::Accepted(Box::new(verified)),
-                    Ok(Admitted::Joiner(_)) => Opened::Joining,
-                    Err(refusal) => {
-                        self.metrics.refused.with_label_values(&[refusal.reason()]).inc();
-                        return Err(io::Error::other(refusal.to_string()));
-                    }
-                };
-                Ok((Box::new(tls), opened))
+    async fn handshake(&self, stream: TcpStream) -> io::Result<Shaken> {
+        if self.kind == DirectKind::Wss {
+            let tls = self.tls.accept(stream).await?;
+            return self.challenge(tls).await.map(|(stream, opened)| Shaken::Carrier(stream, opened));
+        }
+        let tls = TlsStream::from(self.tls.accept(Socket::new(stream)).await?);
+        let (_, session) = tls.get_ref();
+        let alpn = session.alpn_protocol().ok_or_else(|| io::Error::other("no protocol was asked for"))?;
+        let for_flows = alpn == LAN_ALPN;
+        match self.guard.admit_tls(alpn, session.peer_certificates().unwrap_or_default()) {
+            Ok(Admitted::Member(verified)) if for_flows => Ok(Shaken::Lan(Box::new((tls, verified)))),
+            Ok(Admitted::Member(verified)) => {
+                Ok(Shaken::Carrier(Box::new(tls), Opened::Accepted(Box::new(verified))))
+            }
+            Ok(Admitted::Joiner(_)) => Ok(Shaken::Carrier(Box::new(tls), Opened::Joining)),
+            Err(refusal) => {
+                self.metrics.refused.with_label_values(&[refusal.reason()]).inc();
+                Err(io::Error::other(refusal.to_string()))
             }
         }
     }
@@ -216,7 +246,8 @@ impl Port {
 }
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    let socket =
+        socket2::Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;

@@ -35,10 +35,7 @@ pub(super) fn follow(open: &mut HashMap<Key, Vec<Entry>>, new: &Entry) {
     for alpn in Alpn::ALL {
         for old in open.get_mut(&(new.peer.peer, alpn)).into_iter().flatten() {
             // Who became another, by name, site or role, is that on new connections only.
-            if (Verified { expires: old.peer.expires, serial: old.peer.serial, ..(*new.peer).clone() })
-                == *old.peer
-                && new.peer.expires > old.peer.expires
-            {
+            if new.peer.is_same_member(&old.peer) && new.peer.expires > old.peer.expires {
                 old.peer = new.peer.clone();
             }
             old.shown_until = old.shown_until.max(new.shown_until);

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use libp2p::PeerId;
 use quinn::VarInt;
 use tokio::sync::mpsc;
+use tokio_rustls::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -27,7 +28,9 @@ use congestion::PathState;
 use crate::Accepted;
 use crate::alpn::Alpn;
 use crate::identity::{Guard, Trust, Verified};
+use crate::lan::{self, Register, Socket};
 use crate::metrics::Metrics;
+use crate::socket::PeerSlot;
 
 /// Codes with which connections are closed.
 pub(crate) mod code {
@@ -69,6 +72,8 @@ pub(crate) struct Connections {
     /// Window of each connection, in bytes, as they were last told.
     window: AtomicU32,
     incoming: mpsc::Sender<Accepted>,
+    /// Flows of the LAN over TCP.
+    pub(crate) lan: Register,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
 }
@@ -80,6 +85,7 @@ impl Connections {
         config: quic::Settings,
         incoming: mpsc::Sender<Accepted>,
     ) -> Arc<Self> {
+        let lan = Register::new(metrics.lan_connections.clone(), config.limits.streams as usize);
         Arc::new(Self {
             own: guard.identity().peer_id(),
             guard,
@@ -90,6 +96,7 @@ impl Connections {
             window: AtomicU32::new(config.window(1).into_inner() as u32),
             config,
             incoming,
+            lan,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         })
@@ -182,11 +189,17 @@ impl Connections {
     /// Closes the connections of `peer` that were made before `since`.
     pub(crate) fn close_peer(&self, peer: &PeerId, since: Instant, reason: &str) {
         self.close_if(reason, |key, entry| key.0 == *peer && entry.since < since);
+        self.lan.cut_peer(peer, since);
     }
 
     /// Closes the connections of peers that `trust` would no longer take.
     pub(crate) fn recheck(&self, trust: &Trust, now: SystemTime) {
         self.close_if("no longer trusted", |_, entry| trust.recheck(&entry.peer, now).is_err());
+        self.lan.recheck(|peer| {
+            // Who renewed has shown that on the connections beside.
+            let newer = self.verified(&peer.peer).filter(|newer| newer.is_same_member(peer));
+            trust.recheck(newer.as_ref().unwrap_or(peer), now).is_ok()
+        });
     }
 
     /// What the congestion controllers of `peer` are told.
@@ -232,8 +245,27 @@ impl Connections {
         entries.map(|entry| entry.connection.stats().path.current_mtu).max()
     }
 
+    /// Hands on a connection over TCP whose peer was admitted.
+    pub(crate) async fn take_lan(&self, tls: TlsStream<Socket>, peer: Verified, slot: Option<Arc<PeerSlot>>) {
+        let from = Arc::new(peer);
+        match lan::admit(tls, &from, self.lan_origin(slot)) {
+            Some(stream) => {
+                self.metrics.handshakes.with_label_values(&["accepted"]).inc();
+                // It fails only where nobody takes anything any more.
+                let _ = self.incoming.send(Accepted::Lan { from, stream }).await;
+            }
+            None => self.metrics.refused.with_label_values(&["connections"]).inc(),
+        }
+    }
+
+    /// What a connection over TCP with a peer, whose slot is `slot`, is entered into.
+    pub(crate) fn lan_origin(&self, slot: Option<Arc<PeerSlot>>) -> lan::Origin {
+        lan::Origin { register: self.lan.clone(), account: self.metrics.lan(slot) }
+    }
+
     /// Closes everything.
     pub(crate) fn close_all(&self, code: VarInt, reason: &str) {
+        self.lan.cut_all();
         for entry in self.lock().values().flatten() {
             entry.connection.close(code, reason.as_bytes());
         }

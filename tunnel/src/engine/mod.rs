@@ -28,9 +28,10 @@ use crate::connection::Connections;
 use crate::error::{Named, OpenError};
 use crate::forwarder::{Limits, Sessions};
 use crate::identity::Guard;
+use crate::lan::LanPeer;
 use crate::metrics::Metrics;
 use crate::path::{Candidate, Kind, Origin, RouteKey};
-use crate::socket::Mux;
+use crate::socket::{Mux, PeerSlot};
 use crate::status::{DirectKind, Path, PeerStatus, Ping};
 use crate::store::{Remembered, Store};
 use crate::swarm::Surroundings;
@@ -411,6 +412,18 @@ impl Engine {
     /// Smoothed round trip time of the path in use to a peer.
     pub(crate) fn rtt(&self, peer: &PeerId) -> Option<Duration> {
         self.peers.get(peer)?.paths.working(Instant::now())?.rtt()
+    }
+
+    /// What the hot path knows a peer by.
+    pub(crate) fn slot(&self, peer: &PeerId) -> Option<Arc<PeerSlot>> {
+        self.peers.get(peer).map(|state| state.slot.clone())
+    }
+
+    /// A peer on the LAN to which flows may go over TCP.
+    pub(crate) fn lan(&self, peer: &PeerId) -> Option<(LanPeer, Arc<PeerSlot>)> {
+        let Path::Direct { addr: address, kind: DirectKind::Lan } = self.path_of(peer) else { return None };
+        let slot = self.slot(peer).filter(|_| self.config.uses_lan_tcp())?;
+        Some((LanPeer { address, bytes: slot.traffic.sent() + slot.traffic.received() }, slot))
     }
 
     /// Every peer and how it is reached.

@@ -38,6 +38,11 @@ pub struct Verified {
 }
 
 impl Verified {
+    /// Whether `other` says the same of the peer, by another credential perhaps.
+    pub(crate) fn is_same_member(&self, other: &Self) -> bool {
+        (Self { expires: other.expires, serial: other.serial, ..self.clone() }) == *other
+    }
+
     /// Refuses a peer that does not have `role`.
     pub fn require(&self, role: Role) -> Result<(), Refusal> {
         if self.roles.contains(role) {

@@ -256,6 +256,16 @@ impl Traffic {
         }
     }
 
+    /// Bytes went by a connection of their own, which says nothing of the path's packets.
+    pub(crate) fn add_sent(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes came by a connection of their own.
+    pub(crate) fn add_received(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     /// Packets for another peer went through this one, a relay: its path is in use all the same.
     pub(crate) fn touch_sent(&self, clock: u64) {
         self.last_sent.store(clock, Ordering::Relaxed);

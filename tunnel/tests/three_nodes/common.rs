@@ -73,6 +73,7 @@ impl Cluster {
                     })),
                     Accepted::Datagram { bytes, .. } => arrived.send(bytes).await.unwrap(),
                     Accepted::Join { .. } => panic!("nobody joins here"),
+                    Accepted::Lan { .. } => panic!("no path here is a LAN's"),
                 }
             }
         });

@@ -26,6 +26,9 @@ pub struct Trace {
     /// Largest UDP payload that the open connection found to pass, in bytes; absent without a connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub datagram_bytes: Option<u16>,
+    /// What carries TCP connections to it and why, where the path is on the LAN and they may go over TCP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flows: Option<String>,
 }
 
 /// A way to a node that was tried.

@@ -41,6 +41,9 @@ fn print(node: &NodeName, trace: &Trace) -> Result<()> {
     if let Some(bytes) = trace.datagram_bytes {
         facts.row(["largest datagram".into(), format!("{bytes} bytes of UDP payload").into()]);
     }
+    if let Some(flows) = &trace.flows {
+        facts.row(["TCP connections go by".into(), flows.as_str().into()]);
+    }
     facts.print()?;
     if trace.attempts.is_empty() {
         return Ok(());

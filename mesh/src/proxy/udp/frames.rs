@@ -3,7 +3,7 @@
 use bytes::{Buf, BytesMut};
 use tokio::sync::mpsc;
 
-use crate::proxy::ends::{Inlet, Outlet};
+use crate::stream::{Broken, Inlet, Outlet};
 use crate::wire::{Code, Frame, WireError};
 
 /// Most bytes taken from a stream at once.
@@ -22,7 +22,7 @@ pub(super) struct FrameReader {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FrameError {
     #[error("the stream: {0}")]
-    Stream(#[from] quinn::ReadError),
+    Stream(#[from] Broken),
     #[error("a frame: {0}")]
     Frame(#[from] WireError),
     #[error("the stream ended within a frame")]
@@ -42,8 +42,8 @@ impl FrameReader {
                 self.buffer.advance(taken);
                 return Ok(Some(frame));
             }
-            match self.inlet.recv.read_chunk(READ, true).await? {
-                Some(chunk) => self.buffer.extend_from_slice(&chunk.bytes),
+            match self.inlet.read_chunk(READ).await? {
+                Some(chunk) => self.buffer.extend_from_slice(&chunk),
                 None if self.buffer.is_empty() => return Ok(None),
                 None => return Err(FrameError::Short),
             }
@@ -57,10 +57,7 @@ impl FrameReader {
 }
 
 /// Writes frames as they are queued, several at a time where several wait; ends when no more can come.
-pub(super) async fn write(
-    outlet: &mut Outlet,
-    queue: &mut mpsc::Receiver<Frame>,
-) -> Result<(), quinn::WriteError> {
+pub(super) async fn write(outlet: &mut Outlet, queue: &mut mpsc::Receiver<Frame>) -> Result<(), Broken> {
     let mut bytes = Vec::new();
     while let Some(frame) = queue.recv().await {
         frame.encode(&mut bytes);
@@ -68,7 +65,7 @@ pub(super) async fn write(
             let Ok(frame) = queue.try_recv() else { break };
             frame.encode(&mut bytes);
         }
-        outlet.send.write_all(&bytes).await?;
+        outlet.write_all(&bytes).await?;
         bytes.clear();
     }
     Ok(())

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::frames::{self, FrameError, FrameReader};
 use super::{Proxy, QUEUE};
-use crate::proxy::ends::guarded;
+use crate::stream::{Broken, guarded};
 use crate::wire::{Code, Frame, FrameKind, Preface};
 
 /// Why a session ended.
@@ -17,7 +17,7 @@ enum Over {
     #[error(transparent)]
     Open(#[from] OpenError),
     #[error("the stream: {0}")]
-    Write(#[from] quinn::WriteError),
+    Write(#[from] Broken),
     #[error(transparent)]
     Read(#[from] FrameError),
 }
@@ -55,7 +55,7 @@ impl Proxy {
         let (mut outlet, mut inlet) = guarded(self.carrier.open(peer).await?);
         outlet.because(Code::Leaving);
         inlet.because(Code::Leaving);
-        outlet.send.write_all(&Preface::Udp.encode()).await?;
+        outlet.write_all(&Preface::Udp.encode()).await?;
         let mut reader = FrameReader::new(inlet, BytesMut::new());
         let read = async {
             while let Some(Frame { flow, kind }) = reader.next().await? {

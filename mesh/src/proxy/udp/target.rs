@@ -12,8 +12,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::caller::{connected, read};
 use super::frames::{self, FrameReader};
 use super::{Proxy, QUEUE, Used, close, send_now};
-use crate::proxy::ends::{Inlet, Outlet};
 use crate::proxy::metrics::OpenGuard;
+use crate::stream::{Inlet, Outlet};
 use crate::wire::{Code, Datagram, Direction, Frame, FrameKind, Header};
 
 /// A flow to an endpoint here.
@@ -60,7 +60,7 @@ impl Proxy {
             () = self.force.cancelled() => Ok(()),
         };
         match result {
-            Ok(()) => outlet.finish(),
+            Ok(()) => drop(outlet.finish().await),
             Err(error) => {
                 tracing::info!(node = %from.node, %error, "a session for UDP flows broke off");
                 outlet.because(Code::Malformed);
