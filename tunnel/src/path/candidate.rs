@@ -23,6 +23,8 @@ const BELIEVED: u32 = 3;
 const SETTLED: u32 = 4;
 /// How long a round trip time is of now.
 const OLD: Duration = Duration::from_secs(10);
+/// How long it may be held against the path in use: a keep-alive of either end.
+const FRESH: Duration = Duration::from_secs(30);
 /// How long an answer may take: bounds, and the value before a round trip was measured.
 const LEAST_WAIT: Duration = Duration::from_millis(60);
 const MOST_WAIT: Duration = Duration::from_secs(1);
@@ -93,6 +95,7 @@ pub(crate) struct Candidate {
     attempts: u32,
     urgent: bool,
     smoothed: Option<(Duration, Duration)>,
+    latest: Option<Duration>,
     loss: f64,
     poor: bool,
     used_by_peer: bool,
@@ -114,6 +117,7 @@ impl Candidate {
             attempts: 0,
             urgent: false,
             smoothed: None,
+            latest: None,
             loss: 0.0,
             poor: false,
             used_by_peer: false,
@@ -161,6 +165,16 @@ impl Candidate {
 
     pub(crate) fn rtt(&self) -> Option<Duration> {
         self.smoothed.map(|(rtt, _)| rtt)
+    }
+
+    /// Round trip time as it may be now: one that is probed seldom may have become slower since most of its answers.
+    pub(crate) fn cautious_rtt(&self) -> Option<Duration> {
+        self.rtt().max(self.latest)
+    }
+
+    /// Whether it was measured lately enough to be compared with the path in use.
+    pub(crate) fn is_fresh(&self, now: Instant) -> bool {
+        self.answered_at.is_some_and(|at| now.saturating_duration_since(at) < FRESH)
     }
 
     pub(crate) fn loss(&self) -> f64 {
@@ -299,6 +313,7 @@ impl Candidate {
         // Whatever was sent before it is answered for as well.
         self.sent.retain(|other| other.at > sent.at);
         let rtt = now.saturating_duration_since(sent.at);
+        self.latest = Some(rtt);
         self.smoothed = Some(match self.smoothed {
             None => (rtt, rtt / 2),
             // A first packet may have waited for a neighbour's address or behind a queue, and a path that is probed

@@ -30,6 +30,8 @@ const RETURN_PROBE: Duration = Duration::from_millis(200);
 const PROVEN: Duration = Duration::from_secs(300);
 /// A gain below this is not worth a move.
 const LEAST_GAIN: Duration = Duration::from_millis(3);
+/// So many answers tell what a round trip takes.
+const MEASURED: u32 = 3;
 /// By how much a direct path may be slower than a relayed one and still be taken.
 const DIRECT_BONUS: Duration = Duration::from_millis(30);
 
@@ -390,7 +392,10 @@ impl Paths {
             None => true,
             Some(current) if current.route == route => false,
             Some(current) if !current.alive(now) => true,
-            Some(current) => clearly_better(best, current, carried),
+            Some(current) => {
+                let nearer_only = best.rank(carried) == current.rank(carried);
+                clearly_better(best, current, carried) && (!nearer_only || best.is_fresh(now))
+            }
         };
         if moves {
             self.take(route);
@@ -447,10 +452,15 @@ fn clearly_better(best: &Candidate, current: &Candidate, carried: bool) -> bool 
     if best_rank < current_rank {
         return best_rtt <= current_rtt.saturating_add(current_rtt / 2).saturating_add(DIRECT_BONUS);
     }
-    best_rank == current_rank
-        && answers >= 3
-        && best_rtt * 4 < current_rtt.saturating_mul(3)
-        && current_rtt - best_rtt > LEAST_GAIN
+    best_rank == current_rank && answers >= MEASURED && is_nearer(best, current)
+}
+
+/// Whether a packet takes clearly less time by `other` than by `current`, as far as answers tell.
+fn is_nearer(other: &Candidate, current: &Candidate) -> bool {
+    let (Some(rtt), current) = (other.cautious_rtt(), current.rtt().unwrap_or(Duration::MAX)) else {
+        return false;
+    };
+    rtt * 4 < current.saturating_mul(3) && current - rtt > LEAST_GAIN
 }
 
 #[cfg(test)]

@@ -129,6 +129,44 @@ fn a_relayed_path_is_used_at_once_and_a_direct_one_as_soon_as_it_answers() {
 }
 
 #[test]
+fn of_two_relays_the_nearer_is_taken_whichever_answers_first() {
+    for flow in [IDLE, FLOWS] {
+        let mut world = World::new(flow);
+        let [far, near] = [80, 30].map(|rtt| {
+            let relayed = RouteKey::Relayed(PeerId::random());
+            world.answer(relayed, Some(ms(rtt)));
+            relayed
+        });
+        world.paths.add(world.now, far, Kind::Relayed, Origin::Told);
+        world.run(ms(300));
+        assert_eq!(world.active(), Some(far));
+        world.paths.add(world.now, near, Kind::Relayed, Origin::Told);
+        world.run(ms(2000));
+        assert_eq!(world.active(), Some(near));
+        let before = world.probes;
+        world.run(ms(60_000));
+        assert!(world.used.len() == 2 && world.probes - before <= 70, "{} probes", world.probes - before);
+    }
+}
+
+#[test]
+fn a_relay_that_has_become_slow_is_left_for_one_that_is_near() {
+    let mut world = World::new(FLOWS);
+    let [used, other] = [0, 1].map(|_| RouteKey::Relayed(PeerId::random()));
+    for (route, rtt) in [(used, 20), (other, 40)] {
+        world.answer(route, Some(ms(rtt)));
+        world.paths.add(world.now, route, Kind::Relayed, Origin::Told);
+        world.run(ms(300));
+    }
+    world.run(ms(10_000));
+    assert_eq!(world.active(), Some(used), "nothing speaks against it");
+    world.answer(used, Some(ms(200)));
+    world.run(ms(60_000));
+    assert_eq!(world.active(), Some(other));
+    assert_eq!(world.used.len(), 2);
+}
+
+#[test]
 fn a_first_answer_that_took_long_keeps_no_path_from_being_used() {
     for flow in [IDLE, FLOWS] {
         let mut world = World::new(flow);

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Candidate, Demand, Kind, Paths};
+use super::{Candidate, Demand, Kind, MEASURED, Paths, is_nearer};
 
 /// Probe interval of the path in use while packets flow.
 const FLOWING: Duration = Duration::from_secs(1);
@@ -22,6 +22,8 @@ const PROOF: Duration = Duration::from_secs(75);
 const FOLLOWER: Duration = Duration::from_secs(3);
 /// Probe interval of a path that would be used if its first round trip time were not that long.
 const SETTLING: Duration = Duration::from_millis(200);
+/// Probe interval of a relay beside the one that packets flow by: it may have become the nearer.
+const COMPARED: Duration = Duration::from_secs(10);
 /// Back-off of candidates that do not answer: first and longest interval.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 /// Longest back-off of a path that worked: it must stay open in the NATs for a peer that comes back.
@@ -92,6 +94,10 @@ impl Paths {
                     None => (probed + FLOWING).max(self.flows_since.unwrap_or(now) + EXCHANGE),
                 }),
                 (true, false) if candidate.lost() > 0 => Some(probed + doubt.unwrap_or(FLOWING) * 4),
+                (false, _) if self.is_unproven_rival(candidate, now) => Some(probed + SETTLING),
+                (false, true) if candidate.kind == Kind::Relayed && self.is_relayed() => {
+                    Some(probed + COMPARED)
+                }
                 // A standby direct path stays open; a relayed one is the relay's to keep.
                 (false, _) if candidate.kind == Kind::Relayed => None,
                 (false, _) if !candidate.is_settled() && self.outranks(candidate, now) => {
@@ -103,7 +109,10 @@ impl Paths {
             };
         }
         let carried = self.carried(now);
+        // A relay that nobody has gone by yet is measured too: it may be the nearer.
+        let unmeasured = candidate.kind == Kind::Relayed && self.is_relayed() && candidate.alive(now);
         let wanted = active
+            || unmeasured
             || !self
                 .current()
                 .is_some_and(|current| current.alive(now) && !current.worse_than(candidate, carried));
@@ -148,6 +157,19 @@ impl Paths {
     fn outranks(&self, candidate: &Candidate, now: Instant) -> bool {
         let carried = self.carried(now);
         self.current().is_some_and(|current| current.worse_than(candidate, carried))
+    }
+
+    /// Whether `candidate` is of the kind in use and seems nearer, by too few answers to tell.
+    fn is_unproven_rival(&self, candidate: &Candidate, now: Instant) -> bool {
+        let carried = self.carried(now);
+        candidate.answers() < MEASURED
+            && self.current().is_some_and(|current| {
+                current.rank(carried) == candidate.rank(carried) && is_nearer(candidate, current)
+            })
+    }
+
+    fn is_relayed(&self) -> bool {
+        self.current().is_some_and(|current| current.kind == Kind::Relayed)
     }
 
     fn lag(&self) -> Duration {
