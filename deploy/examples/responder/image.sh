@@ -30,7 +30,8 @@ add_program() {
 
 add_busybox() {
   local applet
-  install -D "$busybox" "$1/bin/busybox"
+  # Debian's `busybox`, which initramfs-tools brings along, is linked with libc; busybox-static is not.
+  add_program "$1" "$busybox"
   for applet in sh ls cat echo env sleep ps hostname id wc head tail grep find stat df true false test kill; do
     ln -s busybox "$1/bin/$applet"
   done
