@@ -269,7 +269,12 @@ next() {
 
 down() {
   need_root down
-  [ -x "$bin/lab" ] || { install_missing; build edgeloom-lab; }
+  if [ ! -x "$bin/lab" ]; then
+    # As after an interruption of the first build.
+    [ -e "$state" ] || { say "There is nothing to remove."; return; }
+    install_missing
+    build edgeloom-lab
+  fi
   step "removing the lab" lab down || fail "something of the lab is left (above is what)"
 }
 

@@ -15,6 +15,8 @@ set -euo pipefail
 
 usage() { sed -n '2,12s/^# \{0,1\}//p' "$0"; }
 
+[ "${1:-}" != __step ] || { shift; "$@"; exit; }
+
 checks=1
 list=0
 arguments=()
@@ -39,15 +41,17 @@ fi
 if [ "$(id -u)" -eq 0 ]; then
   # shellcheck disable=SC2046 # one word a package
   install_packages $(build_packages) $(lab_packages) $(test_packages)
+  need_kubectl
 fi
 find_cargo
+[ $checks -eq 0 ] || need_components
 
 # check NAME COMMAND…: goes on when it fails; the list at the end says so.
 check() {
   local name=$1 started=$SECONDS
   shift
   printf '\n%s: %s\n' "$name" "$*"
-  if as_user "$@"; then
+  if shown as_user "$@"; then
     arguments+=(--also "$name=passed")
   else
     arguments+=(--also "$name=failed")
