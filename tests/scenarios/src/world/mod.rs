@@ -36,7 +36,10 @@ pub(crate) struct World {
     lab: Option<Lab>,
     /// Whether it could not be brought up; it is not tried twice.
     broken: bool,
+    /// What mends it, the last first.
     undo: Vec<Undo>,
+    /// What mends what was sabotaged before the scenario began.
+    mend: Vec<Undo>,
     sabotage: Option<Mechanism>,
 }
 
@@ -51,6 +54,7 @@ impl World {
             lab: None,
             broken: false,
             undo: Vec::new(),
+            mend: Vec::new(),
             sabotage: None,
         }
     }
@@ -70,7 +74,9 @@ impl World {
             self.broken = up.is_err();
             up?;
         }
-        self.sabotage.map_or(Ok(()), |mechanism| mechanism.break_it(self))
+        let broken = self.sabotage.map_or(Ok(()), |mechanism| mechanism.break_it(self));
+        self.mend = std::mem::take(&mut self.undo);
+        broken
     }
 
     /// Runs the quickstart: brings everything up, or makes it whole.
@@ -101,6 +107,7 @@ impl World {
     pub(crate) fn forget(&mut self) {
         self.lab = None;
         self.undo.clear();
+        self.mend.clear();
     }
 
     /// Removes the lab, if there is one.
@@ -139,13 +146,14 @@ impl World {
         Path::new(ROOT).join(&self.name).join("admin.conf")
     }
 
-    /// Mends what the scenario broke, last first, and waits until the call across sites works again.
+    /// Mends what was sabotaged, then what the scenario broke, which may need the former; of each the last first. Waits
+    /// until the call across sites works again.
     pub(crate) fn undo(&mut self) -> Result<()> {
-        if self.undo.is_empty() {
+        if self.undo.is_empty() && self.mend.is_empty() {
             return Ok(());
         }
         let mut failure = None;
-        while let Some(undo) = self.undo.pop() {
+        while let Some(undo) = self.mend.pop().or_else(|| self.undo.pop()) {
             if let Err(error) = undo(self) {
                 failure.get_or_insert(error.context("the lab could not be mended"));
             }
