@@ -166,12 +166,13 @@ const ROUNDS: usize = 2;
 pub(crate) async fn compare(carrier: &dyn Carrier, peer: PeerId) -> Result<(f64, f64), MeasureError> {
     let (mut quic, mut tcp) = (0.0_f64, 0.0_f64);
     for _ in 0..ROUNDS {
-        let (sink, source) =
-            (open(carrier, peer, Measure::Sink).await?, open(carrier, peer, Measure::Source).await?);
-        quic = quic.max(rate(sink, source).await?);
+        // First what the peer may not have: where it takes no TCP, nothing is sent in vain.
         let sink = begin(guarded_lan(carrier.dial_lan(peer).await?), Measure::Sink).await?;
         let source = begin(guarded_lan(carrier.dial_lan(peer).await?), Measure::Source).await?;
         tcp = tcp.max(rate(sink, source).await?);
+        let sink = open(carrier, peer, Measure::Sink).await?;
+        let source = open(carrier, peer, Measure::Source).await?;
+        quic = quic.max(rate(sink, source).await?);
     }
     Ok((quic, tcp))
 }

@@ -17,7 +17,7 @@ pub struct Limits {
     pub handshakes_per_peer: usize,
     /// Connections of one member, of each protocol.
     pub connections_per_peer: usize,
-    /// Streams that a member may have open on one connection.
+    /// Streams that a member may have open on one connection, and TCP connections on the LAN.
     pub streams: u32,
     /// MiB that all connections together may hold of what was received and not yet read. By default an eighth of the
     /// host's memory.

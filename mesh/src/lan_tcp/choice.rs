@@ -113,8 +113,12 @@ impl Choice {
         self.rest = Duration::ZERO;
     }
 
-    /// A connection that was ready turned out dead.
+    /// A connection that was ready turned out dead, or none could be made.
     pub(super) fn dead(&mut self, now: Instant) {
+        // Those that were made together die together.
+        if self.rests_until.is_some_and(|until| until > now) {
+            return;
+        }
         self.rest = (self.rest * 2).clamp(REST, LONGEST_REST);
         self.rests_until = Some(now + self.rest);
     }

@@ -16,6 +16,8 @@ use crate::stats::{Spread, short};
 pub(crate) enum Way {
     /// From a pod at site A to the ClusterIP of a Service whose pod runs at site B.
     Service,
+    /// As [`Way::Service`], on a LAN where flows may go over TCP, and do not.
+    ServiceQuic,
     /// Plain TCP between the two edge hosts, by a port that the NAT of site B forwards.
     Tcp,
     /// As [`Way::Tcp`], with TLS 1.3 (rustls).
@@ -35,6 +37,7 @@ impl Way {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Service => "Service",
+            Self::ServiceQuic => "Service by QUIC",
             Self::Tcp => "TCP",
             Self::Tls => "TCP with TLS",
             Self::Quic => "raw quinn",
@@ -53,8 +56,19 @@ pub(crate) enum Place {
     Lan,
     /// Cables with all offloads that veth has: packets of up to 64 KiB pass whole.
     Offloads,
+    /// As [`Place::Lan`], with both hosts on one network, and flows between them over TCP.
+    SameLan,
+    /// As [`Place::SameLan`], with all offloads.
+    SameLanOffloads,
     /// A WAN between site A's NAT and the internet, made in user space.
     Wan,
+}
+
+impl Place {
+    /// Whether both hosts are on one network.
+    pub(crate) fn is_same_lan(self) -> bool {
+        matches!(self, Self::SameLan | Self::SameLanOffloads)
+    }
 }
 
 /// What one run gave.
@@ -197,7 +211,7 @@ pub(crate) struct Row {
     pub(crate) figures: Vec<Figure>,
 }
 
-use Way::{Near, Nebula, Pod, Quic, Service, Tcp, Tls};
+use Way::{Near, Nebula, Pod, Quic, Service, ServiceQuic, Tcp, Tls};
 
 /// Seconds of a transfer.
 const BULK: u64 = 8;
@@ -208,6 +222,8 @@ const RATE: f64 = 200.0;
 /// it was given, and would seem to need nothing.
 pub(crate) fn all() -> Vec<Row> {
     let mut rows = vec![idle(), bulk_local(Place::Lan), bulk_local(Place::Offloads)];
+    rows.extend([Place::SameLan, Place::SameLanOffloads].map(bulk_same_lan));
+    rows.push(first_byte_same_lan());
     rows.extend(near());
     rows.push(gigabit());
     for rtt in [20, 100] {
@@ -252,6 +268,37 @@ fn bulk_local(place: Place) -> Row {
     ];
     let ways = [Service, Quic, Tcp, Tls, Nebula];
     Row { under: under.into(), rounds: 5, ..row(name, place, &ways, Load::Bulk { seconds: 6 }, figures) }
+}
+
+fn bulk_same_lan(place: Place) -> Row {
+    let (name, under, goal) = match place {
+        Place::SameLan => ("same-lan", "one LAN, no offloads", Some(Goal::AtLeast(0.8))),
+        _ => ("same-lan-offloads", "one LAN, offloads of veth", None),
+    };
+    let figures = vec![
+        figure("bulk, one stream over TCP, to TCP with TLS", goal, Formula::Ratio(Service, Tls)),
+        figure("the same, by QUIC to TCP with TLS", None, Formula::Ratio(ServiceQuic, Tls)),
+        figure("the same, over TCP to by QUIC", None, Formula::Ratio(Service, ServiceQuic)),
+        figure("the same, over TCP to plain TCP", None, Formula::Ratio(Service, Tcp)),
+        figure("processor time of both agents for a GiB, over TCP", None, Formula::Cpu(Service)),
+        figure("processor time of both agents for a GiB, by QUIC", None, Formula::Cpu(ServiceQuic)),
+    ];
+    let ways = [Service, ServiceQuic, Tcp, Tls];
+    Row { under: under.into(), ..row(name, place, &ways, Load::Bulk { seconds: 6 }, figures) }
+}
+
+fn first_byte_same_lan() -> Row {
+    let figures = vec![
+        figure(
+            "new connection to first byte, over TCP to by QUIC",
+            None,
+            Formula::Ratio(Service, ServiceQuic),
+        ),
+        figure("the same, over TCP to plain TCP", None, Formula::Ratio(Service, Tcp)),
+    ];
+    let load = Load::FirstByte { count: 300 };
+    let row = row("same-lan-first", Place::SameLanOffloads, &[Service, ServiceQuic, Tcp], load, figures);
+    Row { under: "one LAN, offloads of veth".into(), ..row }
 }
 
 fn near() -> [Row; 2] {

@@ -71,7 +71,7 @@ fn measure(system: &mut System, row: Row, quick: bool) -> Result<Outcome> {
     for number in 1..=rounds {
         let mut round = Round::new();
         for way in ways() {
-            match system.measure(*way, load) {
+            match system.carry(*way).and_then(|()| system.measure(*way, load)) {
                 Ok(sample) => {
                     eprintln!("  {number}/{rounds} {:<14} {}", way.name(), sample.shown(load));
                     round.insert(*way, sample);

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use edgeloom_lab::{Conditions, Fault, Lab, NatKind, Topology, Wan, nat};
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::agents;
@@ -28,6 +29,10 @@ const LABS: &str = "/var/lib/edgeloom-lab";
 /// Where the internet reaches site B, and its edge host behind the NAT.
 const SITE_B: &str = "203.0.113.22";
 const EDGE_B: &str = "192.168.10.2";
+/// The same host on the network of both.
+const EDGE_B_ON_LAN: &str = "192.168.50.2";
+/// Where an agent's configuration is.
+const AGENT_CONFIG: &str = "/etc/edgeloom/edgecore.yaml";
 /// Seconds that one run may take; every load ends by itself before.
 const LONGEST: &str = "240";
 /// Dials that are timed for the round trip.
@@ -51,6 +56,16 @@ pub(crate) struct System {
     /// Servers and nebula.
     _beside: Vec<Child>,
     name: String,
+    /// On one LAN: what flows from site A go over, once that was settled.
+    same_lan: Option<SameLan>,
+}
+
+/// What is settled where both hosts are on one LAN.
+#[derive(Debug, Default)]
+struct SameLan {
+    over: Option<Way>,
+    /// What the agents' files said at first.
+    told: Vec<(&'static str, String)>,
 }
 
 impl System {
@@ -66,8 +81,10 @@ impl System {
         let lab = Lab::open(Path::new(LABS), name)?;
         let kubernetes = Kubernetes::of(&lab);
         let (service, pod) = kubernetes.apply()?;
-        if place == Place::Lan {
-            without_offloads(&lab)?;
+        match place {
+            Place::Lan => without_offloads(&lab, "eth0")?,
+            Place::SameLan => without_offloads(&lab, "eth1")?,
+            Place::Offloads | Place::SameLanOffloads | Place::Wan => {}
         }
         forward_ports(&lab)?;
         let (server, client) = (in_pod(&lab, "edge-b", "server")?, in_pod(&lab, "edge-a", "client")?);
@@ -80,7 +97,10 @@ impl System {
         }
         let name = name.to_owned();
         let repository = repository.to_owned();
-        let system = Self { lab, repository, folder, service, pod, client, _beside: beside, name };
+        let same_lan = place.is_same_lan().then(SameLan::default);
+        let mut system =
+            Self { lab, repository, folder, service, pod, client, _beside: beside, name, same_lan };
+        system.carry(Way::Service)?;
         system.settle()?;
         Ok(system)
     }
@@ -110,6 +130,57 @@ impl System {
             thread::sleep(Duration::from_secs(1));
         }
         bail!("no direct path between the two sites within a minute; meshctl peers says: {last}")
+    }
+
+    /// Where both hosts are on one LAN, has flows of site A go over what a way says, or lets them be.
+    pub(crate) fn carry(&mut self, way: Way) -> Result<()> {
+        let Some(mut same_lan) = self.same_lan.take() else { return Ok(()) };
+        let settled = match way {
+            Way::Service | Way::ServiceQuic if same_lan.over != Some(way) => {
+                self.settle_on_lan(&mut same_lan, way)
+            }
+            _ => Ok(()),
+        };
+        self.same_lan = Some(same_lan);
+        settled
+    }
+
+    fn settle_on_lan(&mut self, same_lan: &mut SameLan, way: Way) -> Result<()> {
+        same_lan.over = None;
+        if same_lan.told.is_empty() {
+            for host in ["edge-a", "edge-b"] {
+                same_lan.told.push((host, fs::read_to_string(self.lab.host(host)?.path(AGENT_CONFIG)?)?));
+            }
+            self.tell(&same_lan.told[1], Way::Service)?;
+        }
+        self.tell(&same_lan.told[0], way)?;
+        self.until_carried(way)?;
+        same_lan.over = Some(way);
+        Ok(())
+    }
+
+    /// Starts an agent anew with what its file said, and this way of flows on a LAN.
+    fn tell(&mut self, (host, told): &(&'static str, String), way: Way) -> Result<()> {
+        let choice = if way == Way::Service { "auto" } else { "never" };
+        fs::write(self.lab.host(host)?.path(AGENT_CONFIG)?, format!("{told}overlay:\n  lanTcp: {choice}\n"))?;
+        let (name, program) = ((*host).to_owned(), "edgecore".to_owned());
+        self.lab.inject(&Fault::Signal { name, program, signal: Signal::SIGKILL })?;
+        run(script(&self.repository, &self.name).args(["__step", "start_edge", host]), "starting the agent")
+    }
+
+    /// Waits until the path is the LAN's, and flows go over what they are to.
+    fn until_carried(&self, way: Way) -> Result<()> {
+        let mut last = String::new();
+        for _ in 0..60 {
+            // Enough for the agent to compare the two ways.
+            let called = self.measure(Way::Service, Load::Bulk { seconds: 2 });
+            last = self.meshctl("edge-a", &["peers", "-o", "json"])?;
+            if called.is_ok() && kubernetes::is_on_lan(&last, "edge-b", way == Way::Service) {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_secs(1));
+        }
+        bail!("flows do not go by {} within a minute; meshctl peers says: {last}", way.name())
     }
 
     /// Gives the way from site A these conditions.
@@ -190,7 +261,7 @@ impl System {
     /// The programs that carry what goes by a way, and are no part of it by themselves.
     fn carriers(&self, way: Way) -> Result<Vec<i32>> {
         let program = match way {
-            Way::Service => "edgecore",
+            Way::Service | Way::ServiceQuic => "edgecore",
             Way::Nebula => "nebula",
             Way::Tcp | Way::Tls | Way::Quic | Way::Near | Way::Pod => return Ok(Vec::new()),
         };
@@ -202,9 +273,10 @@ impl System {
     }
 
     fn client(&self, way: Way, load: Load) -> Result<Command> {
-        let public = |port: u16| format!("{SITE_B}:{port}");
+        let site_b = if self.same_lan.is_some() { EDGE_B_ON_LAN } else { SITE_B };
+        let public = |port: u16| format!("{site_b}:{port}");
         let (host, to, over) = match way {
-            Way::Service => ("edge-a", self.service.to_string(), Over::Tcp),
+            Way::Service | Way::ServiceQuic => ("edge-a", self.service.to_string(), Over::Tcp),
             Way::Tcp => ("edge-a", public(load::PORT), Over::Tcp),
             Way::Tls => ("edge-a", public(load::TLS_PORT), Over::Tls),
             Way::Quic => ("edge-a", public(load::QUIC_PORT), Over::Quic),
@@ -214,7 +286,7 @@ impl System {
         };
         let mut command = self.lab.command(host, "timeout")?;
         command.arg(LONGEST);
-        if way == Way::Service {
+        if matches!(way, Way::Service | Way::ServiceQuic) {
             command.args(["nsenter", "--net", "--target", &self.client.to_string()]);
         }
         command.arg(std::env::current_exe()?).args(["load", "--to", &to, "--over", over.name()]);
@@ -225,6 +297,9 @@ impl System {
 
 /// The quickstart's hosts, with a WAN where there is to be one.
 fn arrangement(place: Place) -> Topology {
+    if place.is_same_lan() {
+        return Topology::two_sites_on_one_lan(NatKind::default());
+    }
     let mut topology = Topology::two_sites(NatKind::default());
     if place == Place::Wan {
         // At one site only: what passes two of them costs twice.
@@ -252,10 +327,11 @@ fn run(command: &mut Command, what: &str) -> Result<()> {
 }
 
 /// What the cables do for the hosts: nothing.
-fn without_offloads(lab: &Lab) -> Result<()> {
+fn without_offloads(lab: &Lab, interface: &str) -> Result<()> {
     for host in ["edge-a", "edge-b"] {
         let mut command = lab.command(host, "ethtool")?;
-        command.args("-K eth0 tso off gso off gro off tx-udp-segmentation off".split(' '));
+        command.args(["-K", interface]);
+        command.args("tso off gso off gro off tx-udp-segmentation off".split(' '));
         run(&mut command, "ethtool (apt-get install ethtool)")?;
     }
     Ok(())

@@ -131,6 +131,19 @@ impl Topology {
         }
     }
 
+    /// The same two sites, whose hosts are on one more network together: as where two machines of different sites, or
+    /// of different owners, stand in one rack. By it no NAT is passed.
+    pub fn two_sites_on_one_lan(kind: NatKind) -> Self {
+        let mut topology = Self::two_sites(kind);
+        topology.segments.push("shared".into());
+        let edges = topology.hosts.iter_mut().filter(|host| host.name.starts_with("edge-"));
+        for (host, number) in edges.zip(1..) {
+            let address = net(Ipv4Addr::new(192, 168, 50, number).into(), 24);
+            host.interfaces.push(Interface::new("shared", vec![address]));
+        }
+        topology
+    }
+
     /// Reads a topology and checks it.
     ///
     /// # Errors
@@ -280,6 +293,14 @@ mod tests {
         let text = serde_yaml_ng::to_string(&topology).unwrap();
         assert_eq!(Topology::from_yaml(&text).unwrap(), topology);
         assert!(text.contains("2001:db8:113::21/64"), "{text}");
+    }
+
+    #[test]
+    fn two_sites_on_one_lan_are_neighbours_there() {
+        let topology = Topology::two_sites_on_one_lan(NatKind::default());
+        topology.check().unwrap();
+        let address: IpAddr = [192, 168, 50, 2].into();
+        assert_eq!(topology.neighbours("shared", "edge-a"), [("edge-b".to_owned(), vec![address])]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::mechanism::Mechanism::{
 use crate::promise::Need::{Capture, ControlPlane, Root, System};
 use crate::promise::Promise;
 use crate::scenarios::{
-    across_sites, bad_input, datapath, lab, offline, operators, own_cluster, strangers, tunnel, wan,
+    across_sites, bad_input, datapath, lab, offline, operators, own_cluster, same_lan, strangers, tunnel, wan,
 };
 
 /// All promises.
@@ -274,6 +274,13 @@ const END: &[Promise] = &[
         needs: &[System],
         rests_on: &[],
         scenario: operators::quickstart_down,
+    },
+    Promise {
+        name: "same-lan",
+        sentence: "on a LAN flows go over TCP where both nodes allow it, strangers get nothing there, and calls go on when it is cut",
+        needs: &[Root],
+        rests_on: &[],
+        scenario: same_lan::over_tcp,
     },
     Promise {
         name: "own-cluster",

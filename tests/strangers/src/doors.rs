@@ -53,6 +53,8 @@ pub(crate) enum Door {
     TlsJoin,
     /// Frames over a WebSocket.
     WebSocket,
+    /// A TCP connection for a flow of a node on the LAN.
+    Lan,
 }
 
 /// The doors that strangers knock at.
@@ -75,6 +77,7 @@ const NODE: &[Door] = &[
     Door::Quic("mesh/1"),
     Door::Quic("join/1"),
     Door::Libp2p,
+    Door::Lan,
 ];
 
 impl Door {
@@ -93,6 +96,7 @@ impl Door {
             Self::Tls => "tls",
             Self::TlsJoin => "tls, join",
             Self::WebSocket => "websocket",
+            Self::Lan => "lan",
         }
     }
 
@@ -164,6 +168,7 @@ impl Knock<'_> {
             Door::Tls => self.tls("carrier/1", &mut heard).await,
             Door::TlsJoin => self.tls("join/1", &mut heard).await,
             Door::WebSocket => self.websocket(&mut heard).await,
+            Door::Lan => self.lan(&mut heard).await,
         };
         if let Err(error) = outcome {
             heard.note = format!("{error:#}");
@@ -174,7 +179,7 @@ impl Knock<'_> {
             target: target.to_owned(),
             door: door.name().to_owned(),
             at: if door == Door::WebSocket { self.websocket } else { self.target.at },
-            tcp: matches!(door, Door::Tls | Door::TlsJoin | Door::WebSocket),
+            tcp: matches!(door, Door::Tls | Door::TlsJoin | Door::WebSocket | Door::Lan),
             ports: heard.ports,
             bytes: heard.bytes,
             wanted: if member { door.opens(target) } else { Some(false) },

@@ -1,7 +1,7 @@
 //! Knocks at every door of running nodes as somebody who must not get in, and as somebody who may.
 //!
 //! A door is one way of asking a node for something: frames, the forwarder, each protocol on QUIC, libp2p, the two
-//! carriers over TCP ([`doors`]). [`kinds`] makes the strangers; [`replay`] is the one that repeats what a genuine
+//! carriers over TCP, flows on a LAN ([`doors`]). [`kinds`] makes the strangers; [`replay`] is the one that repeats what a genuine
 //! node said. What came back beyond the handshake is counted at the door, and once more by [`capture`] from packets
 //! that were taken on the way. A good credential has to get in at each door where its node serves something: else
 //! the silence towards strangers means nothing.

@@ -73,8 +73,17 @@ fn pod(role: &str, site: &str) -> String {
 
 /// Whether `meshctl peers -o json` says that a node is reached without a relay.
 pub(super) fn is_direct(peers: &str, node: &str) -> bool {
-    let Ok(peers) = serde_json::from_str::<Value>(peers) else { return false };
-    let list = peers.as_array().or_else(|| peers.get("peers")?.as_array());
-    let mut list = list.into_iter().flatten();
-    list.any(|peer| peer["node"] == node && peer["path"]["kind"] == "direct")
+    peer(peers, node).is_some_and(|peer| peer["path"]["kind"] == "direct")
+}
+
+/// Whether they say that a node is reached on the LAN, and that flows go there over TCP, or do not.
+pub(super) fn is_on_lan(peers: &str, node: &str, over_tcp: bool) -> bool {
+    peer(peers, node)
+        .is_some_and(|peer| peer["path"]["by"] == "lan" && (peer["carrier"] == "tcp") == over_tcp)
+}
+
+fn peer(peers: &str, node: &str) -> Option<Value> {
+    let peers = serde_json::from_str::<Value>(peers).ok()?;
+    let list = peers.as_array().or_else(|| peers.get("peers")?.as_array())?;
+    list.iter().find(|peer| peer["node"] == node).cloned()
 }

@@ -7,6 +7,7 @@ pub(crate) mod lab;
 pub(crate) mod offline;
 pub(crate) mod operators;
 pub(crate) mod own_cluster;
+pub(crate) mod same_lan;
 pub(crate) mod strangers;
 pub(crate) mod tunnel;
 pub(crate) mod wan;

@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use edgeloom_lab::Capture;
 use serde_json::{Value, json};
 
-use crate::command;
+use crate::command::{self, eventually};
 use crate::world::{CALL, World};
 
 /// Where the strangers stand, and its interfaces.
@@ -22,6 +22,8 @@ const PLACE: &str = "nat-a";
 const INTERFACES: [&str; 2] = ["wan", "lan"];
 const CONTROL: &str = "203.0.113.10";
 const PORT: u16 = 20006;
+/// What an agent may take that is started anew.
+const RESTARTED: Duration = Duration::from_secs(30);
 /// What knocking at every door may take.
 const KNOCKING: Duration = Duration::from_secs(120);
 
@@ -32,7 +34,9 @@ pub(crate) fn get_nothing(world: &mut World) -> Result<()> {
     let visit = Visit { folder };
     visit.write_authority(world)?;
     visit.revoke(world)?;
-    world.expect_orders()?;
+    // One door more.
+    world.allow_lan_tcp("edge-a")?;
+    eventually(RESTARTED, || world.expect_orders())?;
     let token = world.meshctl("token create --site site-a")?;
     let token = token["token"].as_str().context("`meshctl token create -o json` has no token")?.to_owned();
     world.afterwards(|world| {

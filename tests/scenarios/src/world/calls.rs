@@ -1,6 +1,6 @@
 //! Calls into the system: by kubectl and meshctl from the machine, and from within hosts and pods.
 
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -90,6 +90,16 @@ impl World {
         let socket = edgeloom_lab::containerd::SOCKET;
         let head = ["ctr", "-a", socket, "-n", "k8s.io", "tasks", "exec", "--exec-id", &id, container];
         self.in_host_for(limit, host, &[&head[..], words].concat())
+    }
+
+    /// Starts a command line in the example's client pod at site A, for what goes on meanwhile.
+    pub(crate) fn start_in_client(&self, words: &[&str]) -> Result<Child> {
+        let (id, container) = (format!("scenario-{}", unique()), self.container("edge-a", "client")?);
+        let socket = edgeloom_lab::containerd::SOCKET;
+        let mut command = self.host("edge-a")?.command("ctr")?;
+        command.args(["-a", socket, "-n", "k8s.io", "tasks", "exec", "--exec-id", &id, &container]);
+        command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(command.spawn()?)
     }
 
     /// Id of the first running container of that name on a host.

@@ -11,6 +11,9 @@ use crate::mechanism::signal;
 /// What a node keeps of its cluster, its CA among it.
 const MEMBERSHIP: &str = "/var/lib/edgeloom/edgecore/membership.json";
 
+/// What the agent of a host is told.
+const AGENT_CONFIG: &str = "/etc/edgeloom/edgecore.yaml";
+
 /// Faults by a word.
 pub(crate) mod fault {
     use edgeloom_lab::Fault;
@@ -96,21 +99,32 @@ impl World {
         Ok(())
     }
 
+    /// Lets flows of a host go over TCP on its LAN until the scenario is over.
+    pub(crate) fn allow_lan_tcp(&mut self, host: &str) -> Result<()> {
+        let path = self.host(host)?.path(AGENT_CONFIG)?;
+        let told = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        self.replace_file(host, AGENT_CONFIG, &format!("{told}overlay:\n  lanTcp: auto\n"))?;
+        let host = host.to_owned();
+        self.undo.push(Box::new(move |world| world.replace_file(&host, AGENT_CONFIG, &told)));
+        Ok(())
+    }
+
     /// Lets a host trust another CA than its cluster's until the scenario is over.
     pub(crate) fn exchange_authority(&mut self, host: &str) -> Result<()> {
         let path = self.host(host)?.path(MEMBERSHIP)?;
         let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         let mut membership: serde_json::Value = serde_json::from_str(&text)?;
         membership["authorities"] = serde_json::json!([hex::encode(another_authority()?)]);
-        self.replace_membership(host, &membership.to_string())?;
+        self.replace_file(host, MEMBERSHIP, &membership.to_string())?;
         let host = host.to_owned();
-        self.undo.push(Box::new(move |world| world.replace_membership(&host, &text)));
+        self.undo.push(Box::new(move |world| world.replace_file(&host, MEMBERSHIP, &text)));
         Ok(())
     }
 
-    fn replace_membership(&mut self, host: &str, text: &str) -> Result<()> {
+    /// Gives the agent of a host another file, and starts it anew.
+    fn replace_file(&mut self, host: &str, path: &str, text: &str) -> Result<()> {
         self.inject_for_good(&signal(host, "edgecore", Signal::SIGKILL))?;
-        std::fs::write(self.host(host)?.path(MEMBERSHIP)?, text)?;
+        std::fs::write(self.host(host)?.path(path)?, text)?;
         self.start_edge(host)
     }
 }

@@ -3,12 +3,14 @@
 mod calls;
 mod faults;
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use edgeloom_lab::{Host, Lab};
+use edgeloom_lab::{Host, Lab, Topology};
+use tempfile::NamedTempFile;
 
 use crate::command::{self, Done, eventually};
 use crate::mechanism::Mechanism;
@@ -31,6 +33,8 @@ pub(crate) struct World {
     repository: PathBuf,
     /// Name of the lab.
     pub(crate) name: String,
+    /// Another arrangement of its hosts than the quickstart's own.
+    topology: Option<NamedTempFile>,
     /// How long the cloud is gone where it is gone for long.
     pub(crate) offline_seconds: u64,
     lab: Option<Lab>,
@@ -50,6 +54,7 @@ impl World {
         Self {
             repository,
             name: name.to_owned(),
+            topology: None,
             offline_seconds,
             lab: None,
             broken: false,
@@ -57,6 +62,15 @@ impl World {
             mend: Vec::new(),
             sabotage: None,
         }
+    }
+
+    /// The same system in a lab of its own, whose hosts are arranged otherwise. Nothing is up yet.
+    pub(crate) fn another(&self, name: &str, topology: &Topology) -> Result<Self> {
+        let mut file = NamedTempFile::new()?;
+        // JSON is YAML.
+        file.write_all(serde_json::to_string(topology)?.as_bytes())?;
+        let world = Self::new(&self.repository, name, self.offline_seconds);
+        Ok(Self { topology: Some(file), ..world })
     }
 
     /// The mechanism that is broken in every scenario from now on.
@@ -90,7 +104,11 @@ impl World {
     /// Calls the quickstart with these words.
     pub(crate) fn quickstart(&self, words: &str) -> Result<Done> {
         let mut script = Command::new(self.repository.join("deploy/quickstart.sh"));
-        command::run(script.args(words.split_whitespace()).env("LAB_NAME", &self.name), "", BRING_UP)
+        script.args(words.split_whitespace()).env("LAB_NAME", &self.name);
+        if let Some(topology) = &self.topology {
+            script.env("TOPOLOGY", topology.path());
+        }
+        command::run(&mut script, "", BRING_UP)
     }
 
     /// Starts the control alone, as the quickstart does.

@@ -1,9 +1,11 @@
-//! The carriers over TCP.
+//! The carriers over TCP, and flows on a LAN.
 
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
+use edgeloom_mesh::wire::{Measure, Preface};
 use edgeloom_tunnel::identity::disguised_client_config;
+use edgeloom_tunnel::lan::LAN_ALPN;
 use edgeloom_tunnel::wire::message::Message;
 use futures::{SinkExt as _, StreamExt as _};
 use rustls::pki_types::ServerName;
@@ -51,6 +53,21 @@ impl Knock<'_> {
                 count => heard.bytes += count as u64,
             }
         }
+        Ok(())
+    }
+
+    /// A measurement sends back what comes, to whom it speaks with at all.
+    pub(super) async fn lan(&self, heard: &mut Heard) -> Result<()> {
+        let tls = self.guard.client_config(LAN_ALPN, Some(self.target.peer))?;
+        let mut stream = connect(self.target.at, tls, heard).await?;
+        let mut opening = Preface::Measure(Measure::Echo).encode();
+        opening.extend_from_slice(b"anybody there?");
+        stream.write_all(&opening).await?;
+        stream.flush().await?;
+        heard.note = "the handshake stands".to_owned();
+        let mut buffer = [0; 2048];
+        let read = timeout(PATIENCE, stream.read(&mut buffer)).await.context("no answer")??;
+        heard.bytes += read as u64;
         Ok(())
     }
 
