@@ -81,7 +81,13 @@ fn run(cli: &Run) -> anyhow::Result<()> {
     if cli.flags.print_config {
         return Ok(program::print(&config)?);
     }
-    // Two threads carry what an edge node has to; each more costs memory.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build()?;
     runtime.block_on(program::until_signal(async |stop| Ok(daemon::run(config, stop).await?)))
+}
+
+/// Threads of the runtime: what crosses sites is encrypted on as many cores as there are, and a thread more costs
+/// memory, so there is a bound.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(2, std::num::NonZero::get).clamp(2, 8)
 }
