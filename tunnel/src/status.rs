@@ -194,6 +194,9 @@ pub struct Attempt {
     pub loss: f64,
     /// Answers that came by it.
     pub answers: u32,
+    /// Largest packet that went there and came back just now, in bytes of UDP payload, over a relay without the
+    /// forwarder's header; none where nothing came back, as from a release that answers no such packets.
+    pub datagram: Option<u16>,
 }
 
 /// Every way to a peer, probed just now, and why the one in use is.

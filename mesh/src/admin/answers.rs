@@ -83,6 +83,7 @@ pub(super) fn trace(trace: &Trace, flows: Option<String>, snapshot: &Snapshot) -
         rtt_ms: attempt.rtt.map(milliseconds),
         loss: attempt.loss,
         answers: attempt.answers,
+        datagram_bytes: attempt.datagram,
     };
     let sighting = |(by, at): &(PeerId, SocketAddr)| admin::Sighting {
         by: snapshot.name_of(by),

@@ -96,7 +96,15 @@ pub(crate) struct Cell {
     pub(crate) predicted: Path,
     /// Over what the first node speaks to the relay, where it is not UDP.
     pub(crate) carrier: Option<&'static str>,
+    /// The largest packet that passes, in bytes of UDP payload without the forwarder's header, where that is asked.
+    pub(crate) datagram: Option<u16>,
 }
+
+/// UDP payload of an MTU of 1500 over IPv4 and over IPv6, of one of 1280 over IPv4, and what a relay's frames take of it.
+const ETHERNET: u16 = 1500 - 28;
+const ETHERNET6: u16 = 1500 - 48;
+const SMALL: u16 = 1280 - 28;
+const FORWARDER: u16 = 32;
 
 /// Kinds of NAT without regard to whether the port is kept, which RFC 4787 gives no part in this.
 const KINDS: [&str; 6] = ["eim-eif", "eim-adf", "eim-apdf", "adm-eif", "adm-adf", "adm-apdf"];
@@ -139,23 +147,32 @@ fn places() -> Vec<Cell> {
     let lax = [kind("eim-eif-kept"); 2];
     let closed = |name, place, egress, carrier| {
         // The first node speaks to the relay over TCP, so the relay carries whatever the two say.
-        Cell { egress, carrier: Some(carrier), ..cell(name, place, Path::Relayed) }
+        let datagram = Some(ETHERNET - FORWARDER);
+        Cell { egress, carrier: Some(carrier), datagram, ..cell(name, place, Path::Relayed) }
     };
     vec![
         Cell { one_site: true, ..cell("one site's name, two LANs of one range", Place::Pair, Path::Punched) },
-        cell("MTU 1280 on the way", Place::SmallMtu, Path::Punched),
-        Cell { nats: symmetric, ..cell("MTU 1280 on the way, symmetric", Place::SmallMtu, Path::Relayed) },
+        Cell { datagram: Some(SMALL), ..cell("MTU 1280 on the way", Place::SmallMtu, Path::Punched) },
+        Cell {
+            nats: symmetric,
+            datagram: Some(SMALL - FORWARDER),
+            ..cell("MTU 1280 on the way, symmetric", Place::SmallMtu, Path::Relayed)
+        },
         cell("two NATs in a row", Place::Cgn, Path::Punched),
         Cell { nats: symmetric, ..cell("two NATs in a row, symmetric", Place::Cgn, Path::Relayed) },
         cell("one carrier's NAT, no hairpin", Place::SharedCgn, Path::Relayed),
         Cell { nats: lax, ..cell("one carrier's NAT, hairpin", Place::Hairpin, Path::Punched) },
-        Cell { one_site: true, ..cell("one LAN, one site", Place::OneLan, Path::Lan) },
+        Cell {
+            one_site: true,
+            datagram: Some(ETHERNET),
+            ..cell("one LAN, one site", Place::OneLan, Path::Lan)
+        },
         cell("one LAN, two sites' names", Place::OneLan, Path::Lan),
         Cell {
             nats: symmetric,
             ..cell("symmetric NAT to a public address", Place::PublicPeer, Path::Public)
         },
-        cell("IPv6 only", Place::Ipv6, Path::Punched),
+        Cell { datagram: Some(ETHERNET6), ..cell("IPv6 only", Place::Ipv6, Path::Punched) },
         Cell { nats: symmetric, ..cell("IPv4 and IPv6, symmetric on IPv4", Place::DualStack, Path::Punched) },
         closed("UDP blocked", Place::Pair, Egress::NoUdp, "tcp"),
         closed("only TCP 443", Place::Pair, Egress::Https, "wss"),
@@ -172,6 +189,7 @@ fn cell(name: &str, place: Place, predicted: Path) -> Cell {
         one_site: false,
         predicted,
         carrier: None,
+        datagram: None,
     }
 }
 

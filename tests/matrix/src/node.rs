@@ -80,6 +80,8 @@ pub(crate) enum Event {
     Sent(Received),
     /// It has sent to all peers for as long as it was told.
     Flooded,
+    /// Largest packet that came back by the path in use, in bytes.
+    Traced { datagram: Option<u16> },
     /// What it was told to do failed.
     Failed { error: String },
 }
@@ -159,7 +161,14 @@ async fn obey(tunnel: &Tunnel, peers: Vec<Peer>) -> Result<()> {
                     transfer::flood(tunnel, &others, length).await?;
                     Ok(Event::Flooded)
                 }
-                _ => bail!("{line:?}: known are visit, send BYTES and flood SECONDS"),
+                ("trace", _) => {
+                    let trace = tunnel.trace(other).await?;
+                    // The one in use stands first.
+                    Ok(Event::Traced {
+                        datagram: trace.attempts.first().and_then(|attempt| attempt.datagram),
+                    })
+                }
+                _ => bail!("{line:?}: known are visit, trace, send BYTES and flood SECONDS"),
             }
         };
         say(&told.await.unwrap_or_else(|error: anyhow::Error| Event::Failed { error: format!("{error:#}") }));

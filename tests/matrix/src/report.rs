@@ -32,7 +32,8 @@ fn rows(results: &[(Cell, Outcome)]) -> impl Iterator<Item = [String; 6]> {
         match outcome {
             Outcome::Found(found) => {
                 let path = over(found.path.name(), found.carrier.as_deref());
-                let path = format!("{path} ({})", format!("{:?}", found.way).to_lowercase());
+                let size = found.datagram.map_or(String::new(), |bytes| format!(", {bytes} bytes"));
+                let path = format!("{path} ({}{size})", format!("{:?}", found.way).to_lowercase());
                 let times = [found.first_byte_ms, found.final_path_ms].map(|ms| format!("{ms:.0}"));
                 let [first, last] = times;
                 [name, predicted, path, first, last, word.into()]

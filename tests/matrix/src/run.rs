@@ -24,6 +24,8 @@ pub(crate) const READY: Duration = Duration::from_secs(20);
 pub(crate) const ANSWER: Duration = Duration::from_secs(16);
 /// How long a direct path is waited for: the burst of probes and the first repetitions lie within.
 const DIRECT: Duration = Duration::from_secs(4);
+/// How long a trace may take.
+const TRACED: Duration = Duration::from_secs(5);
 /// How long a direct path may still give way to a better one.
 const SETTLE: Duration = Duration::from_millis(500);
 /// Bytes whose way through the NATs is counted.
@@ -56,6 +58,8 @@ pub(crate) struct Found {
     pub(crate) final_path_ms: f64,
     /// The way of 1 MiB.
     pub(crate) way: Way,
+    /// The largest packet that a trace saw come back, where it was asked.
+    pub(crate) datagram: Option<u16>,
 }
 
 /// How a cell fared.
@@ -76,6 +80,7 @@ impl Outcome {
                 same(cell.predicted, found.path)
                     && found.carrier.as_deref() == cell.carrier
                     && fits(cell, found.way)
+                    && found.datagram == cell.datagram
             }
             Self::Failed(_) => false,
         }
@@ -195,6 +200,13 @@ impl Run<'_> {
         a.tell("visit")?;
         let mut found = await_path(&a)?;
         found.way = self.way(&mut a, lane)?;
+        if cell.datagram.is_some() {
+            a.tell("trace")?;
+            found.datagram = a.expect("no trace", TRACED, |event| match event {
+                Event::Traced { datagram } => Some(datagram),
+                _ => None,
+            })?;
+        }
         Ok(found)
     }
 
@@ -282,5 +294,5 @@ fn await_path(node: &Node) -> Result<Found> {
         }
     }
     let (path, final_path_ms, carrier) = path;
-    Ok(Found { path, carrier, first_byte_ms, final_path_ms, way: Way::Mixed })
+    Ok(Found { path, carrier, first_byte_ms, final_path_ms, way: Way::Mixed, datagram: None })
 }

@@ -14,21 +14,27 @@ use crate::wire::seal::{hint, peer_id, stamp};
 /// Hellos of unknown peers that are looked at a second: each costs a key agreement and a signature.
 const HELLOS_PER_SECOND: f64 = 1_000.0;
 
-/// A token bucket.
+/// A token bucket that holds as many as come in a second.
 #[derive(Debug)]
 pub(super) struct Bucket {
+    per_second: f64,
     tokens: f64,
     filled: Instant,
 }
 
 impl Bucket {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { tokens: HELLOS_PER_SECOND, filled: now }
+    pub(super) fn new(now: Instant, per_second: f64) -> Self {
+        Self { per_second, tokens: per_second, filled: now }
     }
 
-    fn take(&mut self, now: Instant) -> bool {
-        let gained = now.saturating_duration_since(self.filled).as_secs_f64() * HELLOS_PER_SECOND;
-        self.tokens = (self.tokens + gained).min(HELLOS_PER_SECOND);
+    /// For the hellos of unknown peers.
+    pub(super) fn hellos(now: Instant) -> Self {
+        Self::new(now, HELLOS_PER_SECOND)
+    }
+
+    pub(super) fn take(&mut self, now: Instant) -> bool {
+        let gained = now.saturating_duration_since(self.filled).as_secs_f64() * self.per_second;
+        self.tokens = (self.tokens + gained).min(self.per_second);
         self.filled = now;
         let enough = self.tokens >= 1.0;
         if enough {

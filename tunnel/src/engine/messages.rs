@@ -76,6 +76,8 @@ impl Engine {
             Message::Refused { peer: other, reason } => self.session_refused(peer, &other, reason),
             // It comes before a carrier is one, or not at all.
             Message::Attach { .. } => self.metrics.dropped("malformed"),
+            Message::Fill { id, padding } => self.fill_back(now, &peer, &source, id, padding),
+            Message::Filled { id, padding } => self.filled(&peer, &source, id, padding),
         }
         self.service(now, peer);
     }
@@ -331,7 +333,7 @@ impl Engine {
         self.peers.get(peer).and_then(PeerState::node).map_or_else(|| "?".to_owned(), |node| node.to_string())
     }
 
-    fn source(&self, peer: &PeerId, route: RouteKey) -> Option<Source> {
+    pub(super) fn source(&self, peer: &PeerId, route: RouteKey) -> Option<Source> {
         match route {
             RouteKey::Direct(address) => Some(Source::Direct(address)),
             RouteKey::Relayed(relay) => {

@@ -9,6 +9,7 @@ pub(crate) mod carriers;
 mod messages;
 mod peer;
 mod relays;
+mod sizes;
 mod tick;
 mod trace;
 
@@ -85,6 +86,8 @@ pub(crate) struct Engine {
     /// Peers that have a figure of their own in the relay's metrics.
     accounts: HashSet<PeerId>,
     hellos: acquaint::Bucket,
+    /// Packets of others that are sent back as long as they came.
+    fills: acquaint::Bucket,
     /// Of the frames that this node sends.
     stamps: Stamps,
     /// What the keeper of carriers is told.
@@ -128,7 +131,8 @@ impl Handle {
             observed: HashMap::new(),
             sessions: Sessions::new(limits),
             accounts: HashSet::new(),
-            hellos: acquaint::Bucket::new(now),
+            hellos: acquaint::Bucket::hellos(now),
+            fills: sizes::bucket(now),
             stamps: Stamps::default(),
             wanted: watch::Sender::default(),
         };

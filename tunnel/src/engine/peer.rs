@@ -58,6 +58,8 @@ pub(crate) struct PeerState {
     pub(super) carriers: Vec<Arc<Carrier>>,
     /// Of a relay: whether UDP leads there.
     pub(super) reach: Option<Reach>,
+    /// The trial of sizes that is on, or was last, and when it began.
+    pub(super) trial: Option<(u64, Instant)>,
     pub(super) next_poll: Option<Instant>,
 }
 
@@ -83,6 +85,7 @@ impl PeerState {
             sees_us_at: None,
             carriers: Vec::new(),
             reach: None,
+            trial: None,
             next_poll: Some(Instant::now()),
         }
     }

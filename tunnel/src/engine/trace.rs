@@ -1,4 +1,5 @@
-//! Why a peer is reached the way it is: every candidate probed at once, and what came of it.
+//! Why a peer is reached the way it is: every candidate probed at once, by what is small and by what is large, and what
+//! came of it.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -13,11 +14,16 @@ use crate::status::{Attempt, DirectKind, Nat, Standing, Trace};
 
 /// How long answers are waited for: above what a probe is given before it counts as lost.
 const PATIENCE: Duration = Duration::from_millis(1500);
+/// How often is looked which ways answer, and which sizes are due by them.
+const LOOK: Duration = Duration::from_millis(30);
+/// What QUIC's packets want at least (RFC 9000, section 14).
+const LEAST: u16 = 1200;
 
 impl Handle {
     /// Probes every known way to `peer`, waits for the answers and tells what came of it.
     pub(crate) async fn trace(&self, peer: PeerId) -> Result<Trace, OpenError> {
-        {
+        let end = Instant::now() + PATIENCE;
+        let trial = {
             let mut engine = self.lock();
             let now = Instant::now();
             let Some(state) = engine.peers.get_mut(&peer) else {
@@ -25,10 +31,17 @@ impl Handle {
             };
             state.keep_until = state.keep_until.max(now + KEEP_AFTER_USE);
             state.paths.probe_all(now);
+            // Whoever asks while another trace is on shares what that finds.
+            let trial = state.trial.filter(|(_, since)| now.saturating_duration_since(*since) < PATIENCE);
+            let trial = *state.trial.insert(trial.unwrap_or_else(|| (rand::random(), now)));
             engine.service(now, peer);
-        }
+            trial.0
+        };
         self.wake();
-        tokio::time::sleep(PATIENCE).await;
+        while Instant::now() < end {
+            tokio::time::sleep(LOOK).await;
+            self.lock().try_sizes(Instant::now(), &peer, trial);
+        }
         self.lock().trace_of(&peer, Instant::now()).ok_or(OpenError::UnknownPeer(peer.into()))
     }
 }
@@ -67,10 +80,24 @@ impl Engine {
             rtt: candidate.rtt(),
             loss: candidate.loss(),
             answers: candidate.answers(),
+            datagram: candidate.largest().filter(|_| candidate.answers_now(now)),
         }
     }
 
     fn why(&self, peer: &PeerId, candidates: &[&Candidate], now: Instant) -> String {
+        let why = self.why_kind(peer, candidates, now);
+        let works = self.peers.get(peer).and_then(|state| state.paths.working(now));
+        match works.and_then(Candidate::largest) {
+            Some(largest) if largest < LEAST => {
+                format!(
+                    "{why}; no connection comes about: packets of {LEAST} bytes do not pass, of {largest} do"
+                )
+            }
+            _ => why,
+        }
+    }
+
+    fn why_kind(&self, peer: &PeerId, candidates: &[&Candidate], now: Instant) -> String {
         let direct: Vec<_> = candidates.iter().filter(|c| c.kind.rank() < Kind::Relayed.rank()).collect();
         let works = self.peers.get(peer).and_then(|state| state.paths.working(now));
         match works.map(|candidate| candidate.kind) {

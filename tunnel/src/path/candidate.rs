@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::RouteKey;
+use super::size::Sizes;
 use crate::status::DirectKind;
 
 /// Probes in a row without an answer after which a path is dead.
@@ -99,6 +100,7 @@ pub(crate) struct Candidate {
     loss: f64,
     poor: bool,
     used_by_peer: bool,
+    pub(super) sizes: Sizes,
 }
 
 impl Candidate {
@@ -121,6 +123,7 @@ impl Candidate {
             loss: 0.0,
             poor: false,
             used_by_peer: false,
+            sizes: Sizes::default(),
         }
     }
 
@@ -159,6 +162,11 @@ impl Candidate {
             }
     }
 
+    /// Whether it answered, and not too long ago.
+    pub(crate) fn answers_now(&self, now: Instant) -> bool {
+        self.answered_at.is_some() && self.alive(now)
+    }
+
     pub(crate) fn is_dead(&self) -> bool {
         self.lost >= DEAD
     }
@@ -187,6 +195,11 @@ impl Candidate {
 
     pub(crate) fn answers(&self) -> u32 {
         self.answers
+    }
+
+    /// Largest packet that came back in the last trial of sizes, in bytes.
+    pub(crate) fn largest(&self) -> Option<u16> {
+        self.sizes.largest()
     }
 
     pub(crate) fn answered_at(&self) -> Option<Instant> {

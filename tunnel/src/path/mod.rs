@@ -6,6 +6,7 @@
 //! moves only to a clearly better path, or away from a dead one. When a candidate is probed, `timing` says.
 
 mod candidate;
+mod size;
 mod timing;
 
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use libp2p::PeerId;
 
 pub(crate) use candidate::{Candidate, Kind, Origin};
+pub(crate) use size::Envelope;
 pub(crate) use timing::Flow;
 
 /// Most candidates of one peer; the least promising goes when another comes.
@@ -161,6 +163,34 @@ impl Paths {
                 candidate.hurry();
             }
         }
+    }
+
+    /// What is to be sent to find how large packets may be: by which ways that answer, and with how many bytes.
+    pub(crate) fn try_sizes(
+        &mut self,
+        now: Instant,
+        trial: u64,
+        envelope: impl Fn(RouteKey) -> Envelope,
+    ) -> Vec<(RouteKey, u16)> {
+        let mut due = Vec::new();
+        for candidate in self.candidates.iter_mut().filter(|candidate| candidate.answers_now(now)) {
+            let (route, wait) = (candidate.route, candidate.wait());
+            let sizes = candidate.sizes.due(now, trial, wait, envelope(route));
+            due.extend(sizes.into_iter().map(|bytes| (route, bytes)));
+        }
+        due
+    }
+
+    /// A packet of a trial came back by `route`.
+    pub(crate) fn came_back(&mut self, route: RouteKey, trial: u64, bytes: u16) {
+        if let Some(candidate) = self.get_mut(route) {
+            candidate.sizes.came_back(trial, bytes);
+        }
+    }
+
+    /// Whether the peer answered by `route`: it is there, whoever else may be.
+    pub(crate) fn answers_by(&self, now: Instant, route: RouteKey) -> bool {
+        self.get(route).is_some_and(|candidate| candidate.answers_now(now))
     }
 
     /// Adds a candidate, or refreshes it.

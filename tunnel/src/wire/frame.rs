@@ -14,9 +14,11 @@ use super::codec::Reader;
 pub const QUIC: u8 = 0x40;
 /// Length of a forwarder header: what QUIC's 1,200 bytes leave of an MTU of 1280 over IPv6.
 pub const DATA_HEADER: usize = 32;
-/// Longest frame that is not forwarder data. A hello with the largest credential fits the path MTU of IPv6
-/// at most twice over; anything longer is not ours.
-pub const MAX_CONTROL: usize = 1452;
+/// Longest frame that is not forwarder data: 1500 of Ethernet less 20 of IPv4 and 8 of UDP. A hello with the largest
+/// credential is shorter; what tries the size of a path may be as long.
+pub const MAX_CONTROL: usize = 1472;
+/// What a sealed frame has beside its message: first byte, hint, nonce and tag.
+pub(crate) const SEAL: usize = 1 + 8 + 12 + 16;
 
 pub(crate) const SEALED: u8 = 0x01;
 pub(crate) const HELLO: u8 = 0x02;

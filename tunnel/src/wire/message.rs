@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::codec::{Reader, put_address};
-use super::frame::FrameError;
+use super::frame::{FrameError, MAX_CONTROL, SEAL};
 
 /// Most addresses in one [`Message::Candidates`].
 pub const MAX_CANDIDATES: usize = 16;
@@ -17,6 +17,11 @@ const OPEN: u8 = 4;
 const SESSION: u8 = 5;
 const REFUSED: u8 = 6;
 const ATTACH: u8 = 7;
+const FILL: u8 = 8;
+const FILLED: u8 = 9;
+
+/// What a sealed fill has beside its padding.
+const FILL_HEAD: usize = SEAL + 1 + 8 + 2;
 
 /// Flag of a probe: the sender's traffic uses this path.
 const IN_USE: u8 = 0x01;
@@ -83,6 +88,20 @@ pub enum Message {
         /// What the relay sent ahead, so that it can be said once only.
         challenge: [u8; 16],
     },
+    /// Does a packet as long as this one pass? To be answered on the path it came by, by one of the same length.
+    Fill {
+        /// To be repeated in the answer.
+        id: u64,
+        /// Bytes of zero that follow, to be sealed like the rest.
+        padding: u16,
+    },
+    /// It does, and this one comes back.
+    Filled {
+        /// Of the fill.
+        id: u64,
+        /// As many as the fill had.
+        padding: u16,
+    },
 }
 
 /// Why a relay does not forward.
@@ -113,7 +132,19 @@ impl Message {
     /// Whether whoever sends it wants something: an answer, a session, addresses. The others are answers themselves,
     /// good only for who asked.
     pub const fn asks(&self) -> bool {
-        matches!(self, Message::Probe { .. } | Message::Candidates { .. } | Message::Open { .. })
+        use Message::{Candidates, Fill, Open, Probe};
+        matches!(self, Probe { .. } | Candidates { .. } | Open { .. } | Fill { .. })
+    }
+
+    /// A fill whose sealed frame has so many bytes; `None` for lengths that no frame has.
+    pub(crate) fn fill(id: u64, bytes: u16) -> Option<Self> {
+        let padding = usize::from(bytes).checked_sub(FILL_HEAD)?;
+        (usize::from(bytes) <= MAX_CONTROL).then_some(Message::Fill { id, padding: padding as u16 })
+    }
+
+    /// Length of the sealed frame of a fill with so much padding.
+    pub(crate) const fn filled_bytes(padding: u16) -> u16 {
+        padding.saturating_add(FILL_HEAD as u16)
     }
 
     /// Appends the message to `out`.
@@ -164,6 +195,8 @@ impl Message {
                 out.push(ATTACH);
                 out.extend_from_slice(challenge);
             }
+            Message::Fill { id, padding } => put_filled(out, FILL, *id, *padding),
+            Message::Filled { id, padding } => put_filled(out, FILLED, *id, *padding),
         }
     }
 
@@ -196,11 +229,39 @@ impl Message {
                 Message::Refused { peer, reason }
             }
             ATTACH => Message::Attach { challenge: reader.array()? },
+            FILL => {
+                let (id, padding) = filled(&mut reader)?;
+                Message::Fill { id, padding }
+            }
+            FILLED => {
+                let (id, padding) = filled(&mut reader)?;
+                Message::Filled { id, padding }
+            }
             kind => return Err(FrameError::Kind(kind)),
         };
         reader.end()?;
         Ok(message)
     }
+}
+
+fn put_filled(out: &mut Vec<u8>, kind: u8, id: u64, padding: u16) {
+    let padding = padding.min((MAX_CONTROL - FILL_HEAD) as u16);
+    out.push(kind);
+    out.extend_from_slice(&id.to_be_bytes());
+    out.extend_from_slice(&padding.to_be_bytes());
+    out.resize(out.len() + usize::from(padding), 0);
+}
+
+/// Padding is all zeros, so that nothing can hide in it, and no longer than a frame can be.
+fn filled(reader: &mut Reader<'_>) -> Result<(u64, u16), FrameError> {
+    let (id, padding) = (reader.u64()?, reader.u16()?);
+    if usize::from(padding) > MAX_CONTROL - FILL_HEAD {
+        return Err(FrameError::Long);
+    }
+    if reader.take(usize::from(padding))?.iter().any(|byte| *byte != 0) {
+        return Err(FrameError::Value("padding"));
+    }
+    Ok((id, padding))
 }
 
 fn candidates(reader: &mut Reader<'_>) -> Result<Message, FrameError> {

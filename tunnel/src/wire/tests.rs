@@ -3,7 +3,7 @@ use std::net::SocketAddr;
 use libp2p::identity::ed25519::Keypair;
 use proptest::prelude::*;
 
-use super::frame::{Control, DATA_HEADER, DataHeader, FrameError};
+use super::frame::{Control, DATA_HEADER, DataHeader, FrameError, MAX_CONTROL};
 use super::message::{Hello, MAX_CANDIDATES, Message, Refusal};
 use super::seal::{DataKey, OwnKey, hint, peer_id, public_key, stamp};
 
@@ -34,6 +34,8 @@ fn message() -> impl Strategy<Value = Message> {
         ),
         (any::<[u8; 32]>(), reason).prop_map(|(peer, reason)| Message::Refused { peer, reason }),
         any::<[u8; 16]>().prop_map(|challenge| Message::Attach { challenge }),
+        (any::<u64>(), 0u16..1400).prop_map(|(id, padding)| Message::Fill { id, padding }),
+        (any::<u64>(), 0u16..1400).prop_map(|(id, padding)| Message::Filled { id, padding }),
     ]
 }
 
@@ -134,4 +136,39 @@ fn a_data_frame_changed_anywhere_that_counts_is_refused() {
         assert!(!key.verify(&changed, &payload));
     }
     assert!(!DataKey::new(&[4; 16]).verify(&header, &payload));
+}
+
+#[test]
+fn a_fill_is_as_long_as_it_says_and_so_is_its_answer() {
+    let (a, b) = pair();
+    let key = a.pair(&b.public).unwrap();
+    let encoded = |message: &Message| {
+        let mut plain = Vec::new();
+        message.encode(&mut plain);
+        plain
+    };
+    for bytes in [48, 512, 1200, MAX_CONTROL as u16] {
+        let fill = Message::fill(3, bytes).unwrap();
+        let Message::Fill { id, padding } = fill else { panic!("a fill") };
+        assert_eq!(key.seal(1, encoded(&fill)).len(), usize::from(bytes));
+        assert_eq!(Message::filled_bytes(padding), bytes);
+        let answer = Message::Filled { id, padding };
+        assert_eq!(key.seal(2, encoded(&answer)).len(), usize::from(bytes), "no larger than what was asked");
+    }
+    assert_eq!([47, MAX_CONTROL as u16 + 1].map(|bytes| Message::fill(3, bytes)), [None, None]);
+}
+
+#[test]
+fn padding_that_is_not_zero_too_long_or_not_there_is_refused() {
+    let mut bytes = Vec::new();
+    Message::Fill { id: 1, padding: 100 }.encode(&mut bytes);
+    let changed = |at: usize, to: u8| {
+        let mut bytes = bytes.clone();
+        bytes[at] = to;
+        Message::parse(&bytes)
+    };
+    assert_eq!(changed(60, 1), Err(FrameError::Value("padding")));
+    assert_eq!(changed(9, 0xff), Err(FrameError::Long));
+    assert_eq!(changed(10, 101), Err(FrameError::Short));
+    assert_eq!(changed(10, 99), Err(FrameError::Trailing));
 }

@@ -53,6 +53,25 @@ async fn a_direct_path_is_found_and_outlives_the_relay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_trace_tells_how_large_packets_may_be_by_each_way() {
+    let cluster = Cluster::new("test");
+    let relay = Relay::new();
+    let control = relay.start(&cluster).await;
+    let a = cluster.node("a", config(Some(&relay))).await;
+    let b = cluster.node("b", config(Some(&relay))).await;
+    a.tunnel.set_peers(vec![b.as_peer()]);
+    a.tunnel.keep([b.id()]);
+    a.until_path(&b, Path::is_direct).await;
+    let trace = a.tunnel.trace(b.id()).await.unwrap();
+    let by = |direct: bool| trace.attempts.iter().filter(move |attempt| attempt.path.is_direct() == direct);
+    let sizes = |direct| by(direct).filter_map(|attempt| attempt.datagram).collect::<Vec<_>>();
+    assert!(sizes(true).contains(&1472), "{:?}", trace.attempts);
+    assert_eq!(sizes(false), [1440], "{:?}", trace.attempts);
+    // To a relay too, and from the end that was not asked to look.
+    assert_eq!(b.tunnel.trace(control.id()).await.unwrap().attempts[0].datagram, Some(1472));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_waited_for_the_only_path_goes_on_as_soon_as_it_is_back() {
     let cluster = Cluster::new("test");
     let listen = free_address();

@@ -48,6 +48,10 @@ pub struct Attempt {
     pub loss: f64,
     /// Answers that came by it so far.
     pub answers: u32,
+    /// Largest packet that went there and came back just now, in bytes of UDP payload, over a relay without the
+    /// forwarder's header; absent where none came back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datagram_bytes: Option<u16>,
 }
 
 /// Where a node is seen, and by whom.

@@ -16,7 +16,7 @@ pub(crate) async fn run(
     output: Output,
 ) -> Result<()> {
     let (client, path) = asked(source, TRACE, node, from).await?;
-    let progress = show::spinner("probing every way to it");
+    let progress = show::spinner("probing every way to it, with packets small and large");
     let trace: Result<Trace, _> = client.post(&path, None::<&()>).await;
     progress.finish_and_clear();
     let trace = trace?;
@@ -39,7 +39,7 @@ fn print(node: &NodeName, trace: &Trace) -> Result<()> {
         facts.row([format!("seen by {}", sighting.by).into(), sighting.address.as_str().into()]);
     }
     if let Some(bytes) = trace.datagram_bytes {
-        facts.row(["largest datagram".into(), format!("{bytes} bytes of UDP payload").into()]);
+        facts.row(["open connection".into(), format!("sends packets of up to {bytes} bytes").into()]);
     }
     if let Some(flows) = &trace.flows {
         facts.row(["TCP connections go by".into(), flows.as_str().into()]);
@@ -49,14 +49,14 @@ fn print(node: &NodeName, trace: &Trace) -> Result<()> {
         return Ok(());
     }
     show::line("")?;
-    let mut table = Table::new(&["PATH", "VIA", "STANDING", "RTT", "LOSS", "ANSWERS", "LEARNT"]);
+    let mut table = Table::new(&["PATH", "VIA", "STANDING", "RTT", "LOSS", "BYTES", "ANSWERS", "LEARNT"]);
     for attempt in &trace.attempts {
         table.row(cells(attempt));
     }
     Ok(table.print()?)
 }
 
-fn cells(attempt: &Attempt) -> [Cell; 7] {
+fn cells(attempt: &Attempt) -> [Cell; 8] {
     let tone = match attempt.standing.as_str() {
         "in use" => Tone::Good,
         "no answer now" => Tone::Warning,
@@ -68,6 +68,7 @@ fn cells(attempt: &Attempt) -> [Cell; 7] {
         Cell::new(&attempt.standing, tone),
         attempt.rtt_ms.map_or_else(|| "-".to_owned(), show::milliseconds).into(),
         format!("{:.0}%", attempt.loss * 100.0).into(),
+        attempt.datagram_bytes.map_or_else(|| "-".to_owned(), |bytes| bytes.to_string()).into(),
         attempt.answers.into(),
         attempt.learnt.as_str().into(),
     ]

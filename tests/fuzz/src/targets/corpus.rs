@@ -32,6 +32,8 @@ fn every_message() -> Vec<Message> {
         Message::Open { peer },
         Message::Session { session: 9, side: 1, key: [3; 16], peer, observed: v6 },
         Message::Refused { peer, reason: Refusal::Full },
+        Message::Fill { id: 1, padding: 1400 },
+        Message::Filled { id: 1, padding: 400 },
     ]
 }
 
