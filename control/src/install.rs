@@ -99,6 +99,7 @@ fn cluster_role() -> Value {
             &["edgenodes", "edgenodes/status", "revocations"],
             &["get", "list", "watch", "create", "patch", "update", "delete"],
         ),
+        rule(&["edgeloom.io"], &["sites"], &read),
         // The kubelet ports and the admin HTTPS.
         rule(&["authentication.k8s.io"], &["tokenreviews"], &["create"]),
         rule(&["authorization.k8s.io"], &["subjectaccessreviews"], &["create"]),

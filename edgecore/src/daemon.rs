@@ -188,6 +188,7 @@ impl Overlay {
             lan_tcp: config.overlay.uses_lan_tcp(),
             exclude_interfaces: config.overlay.exclude_interfaces.clone(),
             rate: config.overlay.rate(),
+            site: membership.bounds_with(&metastore),
             limits: config.overlay.limits.clone(),
             relays: membership.relays_with(&metastore),
             state_dir: Some(config.state_dir.clone()),

@@ -194,6 +194,7 @@ impl Node {
             lan_tcp: config.overlay.uses_lan_tcp(),
             exclude_interfaces: config.overlay.exclude_interfaces.clone(),
             rate: config.overlay.rate(),
+            site: membership.bounds_with(&store),
             limits: config.overlay.limits.clone(),
             relays: membership.relays_with(&store),
             state_dir: Some(config.state_dir.clone()),

@@ -56,6 +56,8 @@ pub struct Config {
     pub limits: Limits,
     /// Bytes a second that this node sends to others, all in all; as many as go if it is `None`.
     pub rate: Option<u64>,
+    /// What the node's site allows, until [`Tunnel::set_bounds`](crate::Tunnel::set_bounds) says otherwise.
+    pub site: Bounds,
     /// Congestion control.
     pub congestion: Congestion,
     /// A connection that carried no packet for this long is closed.
@@ -81,6 +83,7 @@ impl Default for Config {
             lan_tcp: false,
             limits: Limits::default(),
             rate: None,
+            site: Bounds::default(),
             congestion: Congestion::default(),
             // What RFC 5382 (REQ-5) asks of a NAT for an established TCP connection.
             idle_timeout: Duration::from_secs(2 * 3600 + 240),
@@ -91,9 +94,40 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Whether flows go over TCP on the LAN: not where a path there is not looked for, or a rate must be kept.
-    pub(crate) fn uses_lan_tcp(&self) -> bool {
+    /// Whether flows may go over TCP on the LAN where the site allows it: not where a path there is not looked for, or a
+    /// rate must be kept.
+    pub(crate) fn may_use_lan_tcp(&self) -> bool {
         self.lan_tcp && self.direct && self.rate.is_none()
+    }
+
+    /// The same, and the site allows it now.
+    pub(crate) fn uses_lan_tcp(&self) -> bool {
+        self.lan_tcp && self.allows_direct() && self.lowest_rate().is_none()
+    }
+
+    /// Whether direct paths are looked for: node and site both allow it.
+    pub(crate) fn allows_direct(&self) -> bool {
+        self.direct && self.site.direct
+    }
+
+    /// The lower of the rates of node and site.
+    pub(crate) fn lowest_rate(&self) -> Option<u64> {
+        self.rate.into_iter().chain(self.site.rate).min()
+    }
+}
+
+/// What a node's site allows it. Where the node's own configuration is stricter, that stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Whether direct paths may be looked for.
+    pub direct: bool,
+    /// Bytes a second that the node may send to others, all in all; as many as go if it is `None`.
+    pub rate: Option<u64>,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { direct: true, rate: None }
     }
 }
 

@@ -36,7 +36,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub use alpn::Alpn;
-pub use config::{Carriers, Config, Congestion, PORT, Peer, Proxy, ProxyError, RelayPeer};
+pub use config::{Bounds, Carriers, Config, Congestion, PORT, Peer, Proxy, ProxyError, RelayPeer};
 pub use error::{DatagramError, Error, Named, OpenError};
 pub use identity::Verified;
 pub use lan::{LanError, LanPeer, LanRecv, LanSend, LanStream};

@@ -233,7 +233,6 @@ impl Metrics {
         set("streams_per_connection", limits.streams.into());
         set("buffer_bytes", buffers);
         set("frames_per_second_of_one_address", limits.frames_per_second.into());
-        set("rate_bytes_per_second", config.rate.unwrap_or(0));
         if config.relay {
             set("relay_sessions", limits.relay_sessions as u64);
             set("relay_sessions_per_peer", limits.relay_sessions_per_peer as u64);
@@ -241,6 +240,12 @@ impl Metrics {
             set("relay_queue_bytes", (limits.relay_queue_kib as u64) << 10);
             set("relay_queue_bytes_per_peer", (limits.relay_queue_kib_per_peer as u64) << 10);
         }
+    }
+
+    /// The bound of what this node sends, in bytes a second; 0 is none.
+    pub(crate) fn rate(&self, rate: Option<u64>) {
+        let rate = i64::try_from(rate.unwrap_or(0)).unwrap_or(i64::MAX);
+        self.limits.with_label_values(&["rate_bytes_per_second"]).set(rate);
     }
 
     /// What is taken of a bound.

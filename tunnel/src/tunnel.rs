@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use crate::alpn::Alpn;
 use crate::carrier::keeper::Keeper;
 use crate::carrier::listen::{self, Listener};
-use crate::config::{Carriers, Config, Peer, RelayPeer};
+use crate::config::{Bounds, Carriers, Config, Peer, RelayPeer};
 use crate::connection::dial::Dialler;
 use crate::connection::{Connections, accept, code, quic};
 use crate::engine::{self, Handle};
@@ -104,7 +104,7 @@ impl Tunnel {
         let serves = Serves {
             relay: serve,
             join: config.serve_join,
-            lan: config.uses_lan_tcp(),
+            lan: config.may_use_lan_tcp(),
             any_port: config.listen.port() == 0,
         };
         let engine =
@@ -196,6 +196,13 @@ impl Tunnel {
     /// Service in use here, so that the first call is direct, and works with every relay gone.
     pub fn keep(&self, peers: impl IntoIterator<Item = PeerId>) {
         self.0.engine.lock().keep(Instant::now(), peers.into_iter().collect());
+        self.0.engine.wake();
+    }
+
+    /// Replaces what the node's site allows. Direct paths that it forbids are left at once, for relays; those that it
+    /// allows again are looked for.
+    pub fn set_bounds(&self, bounds: Bounds) {
+        self.0.engine.lock().set_bounds(Instant::now(), bounds);
         self.0.engine.wake();
     }
 

@@ -96,6 +96,7 @@ kinds! {
     CUSTOM_RESOURCE_DEFINITION = "apiextensions.k8s.io" "v1" "CustomResourceDefinition" "customresourcedefinitions" false;
     EDGE_NODE = "edgeloom.io" "v1alpha1" "EdgeNode" "edgenodes" false;
     REVOCATION = "edgeloom.io" "v1alpha1" "Revocation" "revocations" false;
+    SITE = "edgeloom.io" "v1alpha1" "Site" "sites" false;
 }
 
 #[cfg(test)]

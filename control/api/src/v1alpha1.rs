@@ -116,7 +116,44 @@ impl Revocation {
     }
 }
 
+/// How the nodes of a site reach others. Named after the site; a site that has none is bounded by its nodes' own
+/// configuration only. The hub carries it to the nodes of that site, which obey at once and keep it: it holds with the
+/// control gone and after a restart too. What a node's own configuration says more strictly stands.
+#[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "edgeloom.io",
+    version = "v1alpha1",
+    kind = "Site",
+    plural = "sites",
+    singular = "site",
+    derive = "PartialEq",
+    printcolumn(name = "Direct", json_path = ".spec.direct", type_ = "boolean"),
+    printcolumn(name = "Mbit/s", json_path = ".spec.rateMbit", type_ = "integer"),
+    printcolumn(name = "Age", json_path = ".metadata.creationTimestamp", type_ = "date")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct SiteSpec {
+    /// Whether its nodes look for direct paths to others; otherwise everything goes through relays, within the site too
+    /// where it goes over the overlay.
+    #[serde(default = "yes")]
+    pub direct: bool,
+    /// Megabits a second that each node of the site sends to others, all in all; as many as go where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub rate_mbit: Option<u32>,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+impl Default for SiteSpec {
+    fn default() -> Self {
+        Self { direct: true, rate_mbit: None }
+    }
+}
+
 /// The definitions of all custom resources of this crate.
 pub fn definitions() -> Vec<CustomResourceDefinition> {
-    vec![EdgeNode::crd(), Revocation::crd()]
+    vec![EdgeNode::crd(), Revocation::crd(), Site::crd()]
 }

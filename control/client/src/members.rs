@@ -1,11 +1,12 @@
-//! From EdgeNodes and Revocations to what the tunnel has to know: peers, relays, and who was revoked. Pure.
+//! From EdgeNodes, Revocations and Sites to what the tunnel has to know: peers, relays, who was revoked, and what the
+//! own site allows. Pure.
 
 use std::net::SocketAddr;
 
-use edgeloom_api::kind::{EDGE_NODE, REVOCATION};
-use edgeloom_api::v1alpha1::{EdgeNodeSpec, Role};
+use edgeloom_api::kind::{EDGE_NODE, REVOCATION, SITE};
+use edgeloom_api::v1alpha1::{EdgeNodeSpec, Role, SiteSpec};
 use edgeloom_model::{NodeName, Site};
-use edgeloom_tunnel::{Peer, PeerId, RelayPeer};
+use edgeloom_tunnel::{Bounds, Peer, PeerId, RelayPeer};
 use serde::Deserialize as _;
 use serde_json::Value;
 
@@ -35,6 +36,23 @@ pub(crate) fn of(store: &Metastore, own: &NodeName) -> Members {
         }
     }
     members
+}
+
+/// What `store` knows that the site allows its nodes.
+pub(crate) fn bounds(store: &Metastore, site: &Site) -> Bounds {
+    let spec = store.get(&SITE, "", site.as_str()).map(|object| SiteSpec::deserialize(&object["spec"]));
+    match spec {
+        Some(Ok(SiteSpec { direct, rate_mbit })) => Bounds { direct, rate: rate_mbit.map(bytes_a_second) },
+        Some(Err(error)) => {
+            tracing::warn!(%site, %error, "the Site is passed over");
+            Bounds::default()
+        }
+        None => Bounds::default(),
+    }
+}
+
+fn bytes_a_second(megabits: u32) -> u64 {
+    u64::from(megabits) * 125_000
 }
 
 /// Whom a Revocation is about. Why does not matter here, and may be what only a newer release knows.

@@ -11,7 +11,7 @@ use edgeloom_tunnel::identity::{
     Identity, IdentityError, SignedCredential, Trust, TrustError, write_private,
 };
 use edgeloom_tunnel::join::Joined;
-use edgeloom_tunnel::{Carriers, Peer, PeerId, RelayPeer};
+use edgeloom_tunnel::{Bounds, Carriers, Peer, PeerId, RelayPeer};
 use serde::{Deserialize, Serialize};
 
 use crate::members;
@@ -207,6 +207,11 @@ impl Membership {
     /// Relays to start with: those the node last heard of, and those of its joining.
     pub fn relays_with(&self, store: &Metastore) -> Vec<RelayPeer> {
         members::of(store, &self.node).with(self).relays
+    }
+
+    /// What the node's site allows, by what the node last heard.
+    pub fn bounds_with(&self, store: &Metastore) -> Bounds {
+        members::bounds(store, &self.site)
     }
 
     /// Members to start with.

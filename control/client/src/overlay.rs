@@ -3,7 +3,7 @@
 use std::io;
 
 use edgeloom_tunnel::identity::{SignedCredential, Trust};
-use edgeloom_tunnel::{Alpn, Peer, PeerId, RelayPeer, Tunnel};
+use edgeloom_tunnel::{Alpn, Bounds, Peer, PeerId, RelayPeer, Tunnel};
 use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -31,6 +31,8 @@ pub trait Overlay: Send + Sync + 'static {
     fn set_relays(&self, relays: Vec<RelayPeer>);
     /// Replaces whom this node believes.
     fn set_trust(&self, trust: Trust);
+    /// Replaces what the node's site allows.
+    fn set_bounds(&self, bounds: Bounds);
     /// Replaces what this node shows of itself.
     fn set_credential(&self, credential: SignedCredential);
 }
@@ -67,6 +69,10 @@ impl Overlay for TunnelOverlay {
 
     fn set_trust(&self, trust: Trust) {
         self.tunnel.set_trust(trust);
+    }
+
+    fn set_bounds(&self, bounds: Bounds) {
+        self.tunnel.set_bounds(bounds);
     }
 
     fn set_credential(&self, credential: SignedCredential) {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use bytes::Bytes;
 use edgeloom_api::hub::{Key, Version};
-use edgeloom_api::kind::{EDGE_NODE, Kind, NODE, POD, REVOCATION};
+use edgeloom_api::kind::{EDGE_NODE, Kind, NODE, POD, REVOCATION, SITE};
 use edgeloom_api::v1alpha1::EdgeNodeSpec;
 use serde::Deserialize as _;
 use serde_json::Value;
@@ -147,7 +147,6 @@ impl Cache {
 
     /// A list of a whole kind came: what is not on it is gone.
     pub(super) fn replace(&self, kind: &'static Kind, present: &BTreeSet<Key>) {
-        let name = kind.to_string();
         let gone: Vec<Key> = self
             .read()
             .of_kind(kind)
@@ -158,11 +157,17 @@ impl Cache {
         for key in gone {
             self.apply(key, None);
         }
+        self.listed(kind);
+    }
+
+    /// All there is of a kind is known. Returns whether that is news.
+    pub(super) fn listed(&self, kind: &'static Kind) -> bool {
         let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
-        listed.insert(name);
+        let news = listed.insert(kind.to_string());
         if listed.len() == WATCHED.len() {
             self.ready.send_replace(true);
         }
+        news
     }
 
     /// The object, if `node` needs it.
@@ -188,8 +193,9 @@ impl Cache {
                 tables.objects.get(pod).and_then(|entry| entry.pod()).into_iter().flat_map(|pod| &pod.uses),
             );
         }
-        let own = Key::new(&NODE, "", node);
+        let (own, site) = (Key::new(&NODE, "", node), tables.neighbours.site(node));
         keys.insert(&own);
+        keys.extend(&site);
         let version = |key: &Key| tables.objects.get(key).map(|entry| entry.version.clone());
         let mut desired: Vec<(Key, Version)> = keys
             .into_iter()
@@ -330,6 +336,7 @@ impl Tables {
         }
         let nodes: Vec<String> = match self.users.get(key) {
             Some(users) => users.keys().cloned().collect(),
+            None if key.is(&SITE) => self.neighbours.in_site(&key.name).cloned().collect(),
             None if key.is(&NODE) => {
                 let mut nodes = self.neighbours.set_node(&key.name, now.as_deref());
                 nodes.push(key.name.clone());
@@ -402,6 +409,7 @@ impl Tables {
         }
         SHARED.iter().any(|kind| key.is(kind))
             || (key.is(&NODE) && key.name == node)
+            || (key.is(&SITE) && self.neighbours.site(node).as_ref() == Some(key))
             || self.users.get(key).is_some_and(|users| users.contains_key(node))
     }
 }

@@ -1,14 +1,14 @@
 //! What a node needs of the cluster's objects. Pure.
 //!
-//! Every node needs all Services, EndpointSlices, EdgeNodes and Revocations; its own Node, and a little of the Nodes
-//! of its site; the pods on it; and the ConfigMaps and Secrets that those pods use, with the cluster's CA for their
+//! Every node needs all Services, EndpointSlices, EdgeNodes and Revocations; its own Node, its Site, and a little of
+//! the Nodes of its site; the pods on it; and the ConfigMaps and Secrets that those pods use, with the cluster's CA for their
 //! service-account mounts.
 
 use std::collections::BTreeSet;
 
 use edgeloom_api::hub::Key;
 use edgeloom_api::kind::{
-    CONFIG_MAP, EDGE_NODE, ENDPOINT_SLICE, Kind, NODE, POD, REVOCATION, SECRET, SERVICE,
+    CONFIG_MAP, EDGE_NODE, ENDPOINT_SLICE, Kind, NODE, POD, REVOCATION, SECRET, SERVICE, SITE,
 };
 use serde_json::Value;
 
@@ -18,8 +18,10 @@ const ROOT_CA: &str = "kube-root-ca.crt";
 /// Kinds that every node needs whole.
 pub(super) static SHARED: [&Kind; 4] = [&REVOCATION, &EDGE_NODE, &SERVICE, &ENDPOINT_SLICE];
 /// Kinds that are watched.
-pub(super) static WATCHED: [&Kind; 8] =
-    [&REVOCATION, &EDGE_NODE, &SERVICE, &ENDPOINT_SLICE, &NODE, &CONFIG_MAP, &SECRET, &POD];
+pub(super) static WATCHED: [&Kind; 9] =
+    [&REVOCATION, &SITE, &EDGE_NODE, &SERVICE, &ENDPOINT_SLICE, &NODE, &CONFIG_MAP, &SECRET, &POD];
+/// Kinds without which all else works: of a cluster whose definitions are those of the release before.
+pub(super) static OPTIONAL: [&Kind; 1] = [&SITE];
 
 /// What the hub has to know of a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

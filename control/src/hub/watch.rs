@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cache::{Cache, Entry};
 use super::metrics::Metrics;
+use super::selection::OPTIONAL;
 
 /// Pauses between tries while the API does not answer; short, for edges wait behind it.
 const MIN_PAUSE: Duration = Duration::from_millis(300);
@@ -125,12 +126,29 @@ pub(super) async fn follow(
         match event {
             Ok(Some(event)) => take(kind, event, &cache, &mut present),
             Ok(None) => return,
+            Err(error) if OPTIONAL.contains(&kind) && is_refused(&error) => {
+                // Once: it is tried again, and may be served by then.
+                if cache.listed(kind) {
+                    tracing::warn!(%kind, %error, "the cluster does not serve this: run edgeloom-control install again");
+                }
+            }
             Err(error) => {
                 metrics.watch_errors.with_label_values(&[kind.plural]).inc();
                 tracing::warn!(%kind, %error, "watching the API; trying again");
             }
         }
         metrics.objects.set(i64::try_from(cache.len()).unwrap_or(i64::MAX));
+    }
+}
+
+/// Whether the API knows no such kind, or lets the control not read it.
+fn is_refused(error: &watcher::Error) -> bool {
+    use watcher::Error::{InitialListFailed, WatchFailed, WatchStartFailed};
+    match error {
+        InitialListFailed(kube::Error::Api(status))
+        | WatchStartFailed(kube::Error::Api(status))
+        | WatchFailed(kube::Error::Api(status)) => matches!(status.code, 403 | 404),
+        _ => false,
     }
 }
 

@@ -262,9 +262,10 @@ impl State {
     }
 }
 
-const COLLECTIONS: [&str; 10] = [
+const COLLECTIONS: [&str; 11] = [
     "edgenodes",
     "revocations",
+    "sites",
     "services",
     "endpointslices",
     "nodes",

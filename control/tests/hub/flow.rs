@@ -26,7 +26,7 @@ pub struct Edge {
     pub outbox: Outbox,
     pub session: Session,
     pub wires: Arc<Wires>,
-    _folder: tempfile::TempDir,
+    pub folder: tempfile::TempDir,
 }
 
 pub async fn start(api: &Api) -> Edge {
@@ -41,7 +41,7 @@ pub async fn start(api: &Api) -> Edge {
     let session =
         Session::start_with(pace, membership, overlay, store.clone(), outbox.clone(), &Registry::new())
             .unwrap();
-    Edge { store, outbox, session, wires, _folder: folder }
+    Edge { store, outbox, session, wires, folder }
 }
 
 /// Waits until `holds` does, and says what did not come.

@@ -7,8 +7,8 @@ use edgeloom_api::message::MAX_MESSAGE;
 use edgeloom_api::v1alpha1::{Cause, EdgeNode, Revocation};
 use edgeloom_client::{Membership, Overlay as _, Pipe, Request, Write, join};
 use edgeloom_control::removal;
-use edgeloom_tunnel::frames;
 use edgeloom_tunnel::identity::Identity;
+use edgeloom_tunnel::{Bounds, frames};
 use kube::api::{Api as Objects, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -74,6 +74,31 @@ async fn a_revocation_alone_expels() {
     );
     edge.session.synced().wait_for(|synced| !*synced).await.unwrap();
     is_refused(&edge, Request::Renew, "revoked").await;
+    edge.session.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_site_is_told_and_obeys_offline_too() {
+    let api = Api::new();
+    let path = |site: &str| format!("/apis/edgeloom.io/v1alpha1/sites/{site}");
+    let site = |name: &str, spec: serde_json::Value| json!({"apiVersion": "edgeloom.io/v1alpha1", "kind": "Site", "metadata": {"name": name}, "spec": spec});
+    api.put(&path("paris"), site("paris", json!({"direct": false})));
+    let edge = synced(&api).await;
+    let bounds = || *edge.wires.bounds.lock().unwrap();
+    assert_eq!(bounds(), Bounds::default(), "that of another site");
+    api.put(&path("berlin"), site("berlin", json!({"direct": false, "rateMbit": 8})));
+    let told = Bounds { direct: false, rate: Some(1_000_000) };
+    until("the bounds", || async { bounds() == told }).await;
+    // Without the control what was told holds, and for the next start too.
+    edge.wires.set_down(true);
+    edge.wires.cut_after(Vec::new());
+    api.delete(&path("berlin"));
+    edge.session.synced().wait_for(|synced| !*synced).await.unwrap();
+    assert_eq!(bounds(), told);
+    let membership = Membership::load(edge.folder.path()).unwrap().unwrap();
+    assert_eq!(membership.bounds_with(&edge.store), told);
+    edge.wires.set_down(false);
+    until("no bounds", || async { bounds() == Bounds::default() }).await;
     edge.session.shutdown().await;
 }
 

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use edgeloom_client::{Overlay, Pipe};
 use edgeloom_control::hub::Hub;
 use edgeloom_tunnel::identity::{SignedCredential, Trust, Verified};
-use edgeloom_tunnel::{Peer, RelayPeer};
+use edgeloom_tunnel::{Bounds, Peer, RelayPeer};
 use futures::future::BoxFuture;
 use std::sync::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
@@ -81,6 +81,7 @@ pub struct Wires {
     current: Mutex<Arc<AtomicI64>>,
     down: AtomicBool,
     pub peers: Mutex<Vec<Peer>>,
+    pub bounds: Mutex<Bounds>,
 }
 
 impl Wires {
@@ -92,6 +93,7 @@ impl Wires {
             current: Mutex::default(),
             down: AtomicBool::new(false),
             peers: Mutex::default(),
+            bounds: Mutex::default(),
         }
     }
 
@@ -147,6 +149,10 @@ impl Overlay for Wires {
     fn set_relays(&self, _relays: Vec<RelayPeer>) {}
 
     fn set_trust(&self, _trust: Trust) {}
+
+    fn set_bounds(&self, bounds: Bounds) {
+        *self.bounds.lock().unwrap() = bounds;
+    }
 
     fn set_credential(&self, _credential: SignedCredential) {}
 }

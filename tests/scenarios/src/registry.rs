@@ -6,7 +6,8 @@ use crate::mechanism::Mechanism::{
 use crate::promise::Need::{Capture, ControlPlane, Root, System};
 use crate::promise::Promise;
 use crate::scenarios::{
-    across_sites, bad_input, datapath, lab, offline, operators, own_cluster, same_lan, strangers, tunnel, wan,
+    across_sites, bad_input, datapath, lab, offline, operators, own_cluster, same_lan, sites, strangers,
+    tunnel, wan,
 };
 
 /// All promises.
@@ -80,6 +81,13 @@ const MAIN: &[Promise] = &[
         needs: &[System],
         rests_on: &[Punching, ServerAgent],
         scenario: across_sites::direct_bytes,
+    },
+    Promise {
+        name: "sites-are-told",
+        sentence: "a site that is told so with kubectl leaves direct paths, or sends no more than a rate, and both end with the word",
+        needs: &[System],
+        rests_on: &[Punching],
+        scenario: sites::told,
     },
     Promise {
         name: "symmetric-is-relayed",

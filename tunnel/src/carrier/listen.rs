@@ -172,7 +172,13 @@ impl Port {
             Ok(Shaken::Lan(shaken)) => {
                 let (stream, verified) = *shaken;
                 drop((share, permit));
-                let slot = self.engine.lock().slot(&verified.peer);
+                let slot = {
+                    let engine = self.engine.lock();
+                    engine.uses_lan_tcp().then(|| engine.slot(&verified.peer))
+                };
+                let Some(slot) = slot else {
+                    return tracing::debug!(%remote, "closed: the site does not allow it now");
+                };
                 return self.connections.take_lan(stream, verified, slot).await;
             }
             Err(error) => {

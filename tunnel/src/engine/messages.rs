@@ -120,7 +120,9 @@ impl Engine {
             Source::Direct(address) if is_carrier(address) => {
                 self.mux.table.carrier(address).is_some_and(|carrier| carrier.peer == Some(*peer))
             }
-            Source::Direct(_) => self.config.direct || self.config.relay || self.relays.contains(peer),
+            Source::Direct(_) => {
+                self.config.allows_direct() || self.config.relay || self.relays.contains(peer)
+            }
         }
     }
 
@@ -187,7 +189,7 @@ impl Engine {
 
     /// Addresses at which `peer` says it may be reached.
     fn told_of(&mut self, now: Instant, peer: PeerId, addresses: &[SocketAddr]) {
-        if !self.config.direct {
+        if !self.config.allows_direct() {
             return;
         }
         let own_site = self.own_site();
@@ -212,7 +214,7 @@ impl Engine {
 
     /// Tells `peer` own addresses, over a relay.
     pub(super) fn tell(&mut self, now: Instant, peer: PeerId, answered: bool) {
-        if !self.config.direct {
+        if !self.config.allows_direct() {
             return;
         }
         let own_site = self.own_site();

@@ -5,6 +5,7 @@
 //! [`Engine::receive`]; actions of the paths go out as frames and as routes in the table.
 
 mod acquaint;
+mod bounds;
 pub(crate) mod carriers;
 mod messages;
 mod peer;
@@ -136,6 +137,7 @@ impl Handle {
             stamps: Stamps::default(),
             wanted: watch::Sender::default(),
         };
+        engine.metrics.rate(engine.config.lowest_rate());
         engine.recall(now);
         engine.set_relays(now, relays);
         Self { engine: Arc::new(Mutex::new(engine)), wake: Arc::default() }
@@ -340,7 +342,7 @@ impl Engine {
 
     /// Peers that announced themselves on the LAN.
     pub(crate) fn neighbours(&mut self, now: Instant, found: Vec<(PeerId, SocketAddr)>) {
-        if !self.config.direct {
+        if !self.config.allows_direct() {
             return;
         }
         for (peer, address) in found {

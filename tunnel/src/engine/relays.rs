@@ -94,7 +94,7 @@ impl Engine {
         else {
             return;
         };
-        let direct = self.config.direct;
+        let direct = self.config.allows_direct();
         let table = self.mux.clone();
         let Some(state) = self.ensure_peer(peer) else { return };
         let known = state.sessions.get(&relay).filter(|session| session.is(id, side, key)).is_some();

@@ -112,6 +112,9 @@ impl Engine {
             Some(Kind::Relayed) if !self.config.direct => {
                 "relayed: direct paths are switched off in this node's configuration".into()
             }
+            Some(Kind::Relayed) if !self.config.site.direct => {
+                "relayed: direct paths are switched off for this node's site (kubectl get sites)".into()
+            }
             Some(Kind::Relayed) if direct.is_empty() => {
                 "relayed: the peer has told of no address that this node could try; are direct paths switched off \
                  there, or is its UDP blocked?"

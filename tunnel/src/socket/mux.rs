@@ -82,8 +82,9 @@ pub(crate) struct Mux {
     pub(super) complained: AtomicU64,
     pub(super) way_out: WayOut,
     pub(super) throttle: Throttle,
-    /// What this node may send, where that is bounded.
-    pace: Option<Mutex<Pace>>,
+    /// Whether there is a bound to what this node may send, and what is left of it.
+    is_paced: AtomicBool,
+    pace: Mutex<Pace>,
     shut: AtomicBool,
 }
 
@@ -104,7 +105,7 @@ impl Mux {
         enlarge_buffers(&socket);
         let state = UdpSocketState::new((&socket).into())?;
         let io = UdpSocket::from_std(socket.into())?;
-        let local = io.local_addr()?;
+        let (local, rate) = (io.local_addr()?, config.lowest_rate());
         tracing::info!(
             address = %local, gso = state.max_gso_segments(), gro = state.gro_segments(), "overlay socket is open"
         );
@@ -121,7 +122,8 @@ impl Mux {
             complained: AtomicU64::new(0),
             way_out: WayOut::new(&config.limits),
             throttle: Throttle::new(config.limits.frames_per_second),
-            pace: config.rate.map(|rate| Mutex::new(Pace::new(Instant::now(), rate))),
+            is_paced: AtomicBool::new(rate.is_some()),
+            pace: Mutex::new(Pace::new(Instant::now(), rate.unwrap_or(u64::MAX))),
             shut: AtomicBool::new(false),
         }))
     }
@@ -142,7 +144,16 @@ impl Mux {
     }
 
     fn paced(&self) -> Option<MutexGuard<'_, Pace>> {
-        self.pace.as_ref().map(|pace| pace.lock().unwrap_or_else(PoisonError::into_inner))
+        let is_paced = self.is_paced.load(Ordering::Relaxed);
+        is_paced.then(|| self.pace.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From now on no more than so many bytes a second are sent, or as many as go.
+    pub(crate) fn set_rate(&self, now: Instant, rate: Option<u64>) {
+        if let Some(rate) = rate {
+            *self.pace.lock().unwrap_or_else(PoisonError::into_inner) = Pace::new(now, rate);
+        }
+        self.is_paced.store(rate.is_some(), Ordering::Relaxed);
     }
 
     pub(crate) fn max_receive_segments(&self) -> usize {

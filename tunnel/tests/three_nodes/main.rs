@@ -11,7 +11,7 @@ mod strangers;
 use std::time::{Duration, Instant};
 
 use common::{Cluster, Relay, config, exchange, free_address};
-use edgeloom_tunnel::{Alpn, Config, OpenError, Path, Peer};
+use edgeloom_tunnel::{Alpn, Bounds, Config, OpenError, Path, Peer};
 use middlebox::Middlebox;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -69,6 +69,43 @@ async fn a_trace_tells_how_large_packets_may_be_by_each_way() {
     assert_eq!(sizes(false), [1440], "{:?}", trace.attempts);
     // To a relay too, and from the end that was not asked to look.
     assert_eq!(b.tunnel.trace(control.id()).await.unwrap().attempts[0].datagram, Some(1472));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_site_allows_is_obeyed_while_it_runs() {
+    let cluster = Cluster::new("test");
+    let relay = Relay::new();
+    let control = relay.start(&cluster).await;
+    let a = cluster.node("a", config(Some(&relay))).await;
+    let b = cluster.node("b", config(Some(&relay))).await;
+    a.tunnel.set_peers(vec![b.as_peer()]);
+    a.tunnel.keep([b.id()]);
+    a.until_path(&b, Path::is_direct).await;
+    let mut stream = a.tunnel.open(b.id(), Alpn::Mesh).await.unwrap();
+    let mut echoed = [0; 6];
+    a.tunnel.set_bounds(Bounds { direct: false, ..Bounds::default() });
+    let relayed = Path::Relayed { relay: control.id() };
+    let forbidden = Instant::now();
+    // The connection that stands goes on.
+    stream.send.write_all(b"onward").await.unwrap();
+    stream.recv.read_exact(&mut echoed).await.unwrap();
+    a.echo(&b, 1 << 20).await.unwrap();
+    assert!(forbidden.elapsed() < Duration::from_secs(3), "{:?}", forbidden.elapsed());
+    assert_eq!(a.status_of(&b).path, relayed);
+    b.until_path(&a, |path| !path.is_direct()).await;
+    let forwarded = control.counter("edgeloom_tunnel_forwarder_bytes_total");
+    assert!(forwarded > 2e6, "both ways went through the relay: {forwarded}");
+
+    // A megabyte a second: what is echoed is sent by b, which may send as much as it likes.
+    a.tunnel.set_bounds(Bounds { rate: Some(1_000_000), ..Bounds::default() });
+    a.until_path(&b, Path::is_direct).await;
+    let slow = Instant::now();
+    a.echo(&b, 1 << 20).await.unwrap();
+    assert!(slow.elapsed() > Duration::from_millis(900), "{:?}", slow.elapsed());
+    a.tunnel.set_bounds(Bounds::default());
+    let fast = Instant::now();
+    exchange(&mut stream, 1 << 20).await.unwrap();
+    assert!(fast.elapsed() < Duration::from_millis(600), "{:?}", fast.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use edgeloom_api::hub::{Answer, Failure, FromControl, FromNode, Request};
-use edgeloom_api::kind::{EDGE_NODE, REVOCATION};
+use edgeloom_api::kind::{EDGE_NODE, REVOCATION, SITE};
 use edgeloom_api::message::MAX_MESSAGE;
 use edgeloom_tunnel::frames;
 use edgeloom_tunnel::identity::TrustError;
@@ -272,9 +272,9 @@ impl Session {
         self.0.metrics.connected.set(i64::from(stage >= Stage::Connected));
     }
 
-    /// Tells the overlay who is a member, now and whenever it changes.
+    /// Tells the overlay who is a member and what the site allows, now and whenever it changes.
     async fn follow_members(self, membership: Membership) {
-        let mut changes = self.0.store.subscribe(&[&EDGE_NODE, &REVOCATION]);
+        let mut changes = self.0.store.subscribe(&[&EDGE_NODE, &REVOCATION, &SITE]);
         let mut told = None;
         loop {
             while changes.try_next().is_some() {}
@@ -287,6 +287,7 @@ impl Session {
                 self.0.overlay.set_peers(members.peers.clone());
                 told = Some(members);
             }
+            self.0.overlay.set_bounds(members::bounds(&self.0.store, &membership.site));
             changes.next().await;
             tokio::time::sleep(SETTLE).await;
         }

@@ -1,4 +1,4 @@
-//! What a node is told of the other nodes of its site: as much of their Node objects as it needs to reach their
+//! What a node is told of its site: the Site, and as much of the Node objects of the others as it needs to reach their
 //! pods over the LAN. A cut Node has a version of its own, so that a heartbeat is no news to anybody.
 
 use std::collections::{BTreeSet, HashMap};
@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use edgeloom_api::hub::{Key, Version};
-use edgeloom_api::kind::NODE;
+use edgeloom_api::kind::{NODE, SITE};
 use edgeloom_api::names::SITE_ADDRESS_ANNOTATION;
 use serde_json::{Value, json};
 
@@ -24,18 +24,19 @@ pub(super) struct Neighbours {
 type Looks = HashMap<String, BTreeSet<Key>>;
 
 impl Neighbours {
-    /// The EdgeNode `name` is of this site, or of none any more. Returns who has to look at which Nodes.
+    /// The EdgeNode `name` is of this site, or of none any more. Returns who has to look at which Nodes and Sites.
     pub(super) fn set_site(&mut self, name: &str, site: Option<&str>) -> Looks {
         if self.site_of.get(name).map(String::as_str) == site {
             return Looks::new();
         }
         let mut looks = self.around(name);
-        if let Some(old) = self.site_of.remove(name)
-            && let Some(nodes) = self.sites.get_mut(&old)
+        let old = self.site_of.remove(name);
+        if let Some(old) = &old
+            && let Some(nodes) = self.sites.get_mut(old)
         {
             nodes.remove(name);
             if nodes.is_empty() {
-                self.sites.remove(&old);
+                self.sites.remove(old);
             }
         }
         if let Some(site) = site {
@@ -45,7 +46,19 @@ impl Neighbours {
         for (node, keys) in self.around(name) {
             looks.entry(node).or_default().extend(keys);
         }
+        let sites = old.iter().map(String::as_str).chain(site).map(|site| Key::new(&SITE, "", site));
+        looks.entry(name.to_owned()).or_default().extend(sites);
         looks
+    }
+
+    /// The nodes of a site.
+    pub(super) fn in_site(&self, site: &str) -> impl Iterator<Item = &String> {
+        self.sites.get(site).into_iter().flatten()
+    }
+
+    /// The key of the Site that `node` is of.
+    pub(super) fn site(&self, node: &str) -> Option<Key> {
+        Some(Key::new(&SITE, "", self.site_of.get(node)?))
     }
 
     /// The Node `name` is this, or is gone. Returns who has to look at it.

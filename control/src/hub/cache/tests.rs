@@ -59,6 +59,32 @@ fn a_node_gets_what_it_needs_and_no_more() {
 }
 
 #[test]
+fn a_site_is_its_nodes_own() {
+    let cache = Cache::default();
+    let member = |name: &str, version: u32, site: &str| {
+        let spec = json!({"peerId": name, "site": site, "nodeUid": "u", "roles": ["edge"]});
+        put(&cache, &EDGE_NODE, name, version, spec);
+    };
+    member("a", 1, "berlin");
+    member("b", 1, "paris");
+    let (a, b) = (cache.follow("a"), cache.follow("b"));
+    put(&cache, &SITE, "berlin", 1, json!({"direct": false}));
+    put(&cache, &SITE, "nowhere", 1, json!({}));
+    assert_eq!((marked(&a), marked(&b)), (vec!["berlin".to_owned()], vec![]));
+    let key = Key::new(&SITE, "", "berlin");
+    assert!(cache.needed("a", &key).is_some() && cache.needed("b", &key).is_none());
+    assert!(desired(&cache, "a").contains(&"berlin".to_owned()));
+    assert!(!desired(&cache, "b").contains(&"berlin".to_owned()));
+    // A node that moves looks at the Site that it leaves and at the one that it comes to.
+    member("b", 2, "berlin");
+    assert!(marked(&b).contains(&"berlin".to_owned()) && cache.needed("b", &key).is_some());
+    marked(&a);
+    cache.apply(key.clone(), None);
+    assert_eq!((marked(&a), marked(&b)), (vec!["berlin".to_owned()], vec!["berlin".to_owned()]));
+    assert!(cache.needed("a", &key).is_none());
+}
+
+#[test]
 fn changes_reach_those_whom_they_concern() {
     let cache = Cache::default();
     let (a, b) = (cache.follow("a"), cache.follow("b"));

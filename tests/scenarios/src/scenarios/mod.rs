@@ -8,6 +8,7 @@ pub(crate) mod offline;
 pub(crate) mod operators;
 pub(crate) mod own_cluster;
 pub(crate) mod same_lan;
+pub(crate) mod sites;
 pub(crate) mod strangers;
 pub(crate) mod tunnel;
 pub(crate) mod wan;
