@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::api::Api;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, ResourceExt};
 
 /// How long a cluster may take to answer at start before that is an error and not patience.
@@ -17,12 +17,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
     /// The kubeconfig cannot be read.
-    #[error("kubeconfig {path}: {source}")]
+    #[error("kubeconfig {path}: {}", reason(.source))]
     Kubeconfig {
         /// Its path.
         path: String,
         /// What is wrong with it.
-        source: kube::config::KubeconfigError,
+        source: KubeconfigError,
     },
     /// No client can be made of it.
     #[error("kubeconfig {path}: {source}")]
@@ -45,6 +45,14 @@ pub enum ClusterError {
     /// Something that every cluster has is not there.
     #[error("the cluster has no {0}")]
     Missing(&'static str),
+}
+
+/// What is wrong, without the kubeconfig's path, and with other paths quoted once.
+fn reason(error: &KubeconfigError) -> String {
+    match error {
+        KubeconfigError::ReadConfig(error, _) => error.to_string(),
+        other => other.to_string().replace("'\"", "'").replace("\"'", "'"),
+    }
 }
 
 /// A client of the cluster of a kubeconfig, once that answers.
@@ -134,6 +142,9 @@ mod tests {
     #[tokio::test]
     async fn a_missing_kubeconfig_is_named() {
         let Err(error) = connect(std::path::Path::new("/nowhere/admin.conf")).await else { panic!() };
-        assert!(error.to_string().starts_with("kubeconfig /nowhere/admin.conf: "), "{error}");
+        assert_eq!(
+            error.to_string(),
+            "kubeconfig /nowhere/admin.conf: No such file or directory (os error 2)"
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! Settings of a node's daemon: the section `mesh`, which is the agent's, and those that every node has.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -67,7 +68,7 @@ impl Default for Settings {
 }
 
 /// The control, and how to join it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "camelCase")]
 pub struct Control {
     /// Where it is: `HOST` or `HOST:PORT`; needed at the first start only.
@@ -131,9 +132,24 @@ pub struct Ops {
     pub listen: SocketAddr,
 }
 
+impl fmt::Debug for Control {
+    /// Says of the token no more than that it is set: what a log holds is read by others.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let token = self.token.as_ref().map(|_| NOT_SHOWN);
+        f.debug_struct("Control")
+            .field("addresses", &self.addresses)
+            .field("token", &token)
+            .field("patience_seconds", &self.patience_seconds)
+            .finish()
+    }
+}
+
+/// What stands for a secret that is set.
+const NOT_SHOWN: &str = "(set, not shown)";
+
 /// Says of a secret no more than that it is set: what `--print-config` prints is shown to others.
 fn secret<S: Serializer>(secret: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
-    secret.as_ref().map(|_| "(set, not shown)").serialize(serializer)
+    secret.as_ref().map(|_| NOT_SHOWN).serialize(serializer)
 }
 
 impl Default for Control {
@@ -200,8 +216,8 @@ impl FromStr for Export {
     }
 }
 
-impl std::fmt::Display for Export {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Export {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.range {
             IpNet::V4(range) => write!(f, "{range}:")?,
             IpNet::V6(range) => write!(f, "[{range}]:")?,
@@ -235,6 +251,8 @@ mod tests {
         let control = Control { token: Some("abc.def".to_owned()), ..Control::default() };
         let shown = serde_yaml_ng::to_string(&control).unwrap();
         assert!(shown.contains("token: (set, not shown)") && !shown.contains("abc"), "{shown}");
+        let logged = format!("{control:?}");
+        assert!(logged.contains("not shown") && !logged.contains("abc"), "{logged}");
         assert!(serde_yaml_ng::to_string(&Control::default()).unwrap().contains("token: null"));
     }
 

@@ -1,5 +1,7 @@
 //! Settings of a node's way out where UDP is blocked: the section `overlay.carriers` of a daemon's configuration.
 
+use std::fmt;
+
 use edgeloom_tunnel::Proxy;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -7,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 const HIDDEN: &str = "hidden";
 
 /// What the overlay does where UDP does not reach its relays. Every field has a default.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Carriers {
     /// Reach relays over TCP: TLS at the overlay's port, then a WebSocket over TLS.
@@ -20,6 +22,17 @@ pub struct Carriers {
     pub proxy: Option<String>,
     /// Addresses and ranges that are reached without the proxy of this file.
     pub no_proxy: Vec<String>,
+}
+
+impl fmt::Debug for Carriers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Carriers")
+            .field("enabled", &self.enabled)
+            .field("websocket_port", &self.websocket_port)
+            .field("proxy", &self.proxy.as_deref().map(shown))
+            .field("no_proxy", &self.no_proxy)
+            .finish()
+    }
 }
 
 impl Default for Carriers {
@@ -57,16 +70,18 @@ fn proxy<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D
 
 /// What is printed is read by others than what is written in the file.
 fn without_password<S: Serializer>(proxy: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
-    let shown = proxy.as_ref().map(|url| {
-        match url.split_once("://").and_then(|(s, rest)| Some((s, rest.rsplit_once('@')?))) {
-            Some((scheme, (login, host))) => {
-                let user = login.split(':').next().unwrap_or_default();
-                format!("{scheme}://{user}:{HIDDEN}@{host}")
-            }
-            None => url.clone(),
+    proxy.as_deref().map(shown).serialize(serializer)
+}
+
+/// A proxy's URL without its password.
+fn shown(url: &str) -> String {
+    match url.split_once("://").and_then(|(s, rest)| Some((s, rest.rsplit_once('@')?))) {
+        Some((scheme, (login, host))) => {
+            let user = login.split(':').next().unwrap_or_default();
+            format!("{scheme}://{user}:{HIDDEN}@{host}")
         }
-    });
-    shown.serialize(serializer)
+        None => url.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -83,6 +98,9 @@ mod tests {
         assert!(printed.contains("http://user:hidden@10.0.0.1:3128"), "{printed}");
         assert!(!printed.contains("s3cr") && !printed.contains("e@t"), "{printed}");
         assert!(text("http://10.0.0.1:3128").contains("proxy: http://10.0.0.1:3128"));
+        let proxy = Some("http://user:s3cret@10.0.0.1".to_owned());
+        let logged = format!("{:?}", Carriers { proxy, ..Carriers::default() });
+        assert!(logged.contains("user:hidden@") && !logged.contains("s3cret"), "{logged}");
         // It can be read back, as all that is printed.
         assert!(serde_yaml_ng::from_str::<Carriers>(&printed).is_ok());
     }

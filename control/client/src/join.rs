@@ -1,6 +1,7 @@
 //! The first start of a node: from a token to a [`Membership`] on disk. Later starts load it, with the cloud
 //! there or not.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use crate::routes;
 const RETRY: Duration = Duration::from_secs(5);
 
 /// What a node is told to join with.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct JoinConfig {
     /// Where identity and membership are kept.
     pub state_dir: PathBuf,
@@ -37,6 +38,16 @@ pub struct JoinConfig {
     pub patience: Duration,
     /// What is done where UDP is blocked.
     pub carriers: Carriers,
+}
+
+impl fmt::Debug for JoinConfig {
+    /// Without the token, which lets anybody join who reads a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JoinConfig")
+            .field("node", &self.node)
+            .field("control", &self.control)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why a node did not join.

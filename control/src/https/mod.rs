@@ -2,9 +2,9 @@
 //! verified certificate to a [`Handler`].
 //!
 //! The TLS configuration is read anew for every connection, so that a renewed certificate needs no
-//! restart. Anybody may connect, so connections are bounded, altogether and for each source that shows no
-//! certificate, and one that does nothing is closed: before its handshake is done, before a first request,
-//! or between requests. A request that runs and a connection that was upgraded may be quiet for as long as
+//! restart. Anybody may connect, so connections are bounded: altogether, for those that show no certificate, which
+//! leave places for the others, and for each source of such. One that does nothing is closed: before its handshake is
+//! done, before a first request, or between requests. A request that runs and a connection that was upgraded may be quiet for as long as
 //! they like.
 
 mod activity;
@@ -50,10 +50,19 @@ const FAREWELL: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Requests at once on one HTTP/2 connection.
 const STREAMS: u32 = 250;
-/// Connections of one listener at a time; further ones wait in the kernel's queue.
-const CONNECTIONS: usize = 1024;
-/// Of them, from one source without a certificate; its further ones are closed.
-const PER_SOURCE: usize = 128;
+/// How many connections one listener takes.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// At a time; further ones wait in the kernel's queue.
+    connections: usize,
+    /// Of them, without a certificate after the handshake; further ones are closed, so that an API server finds a place
+    /// whoever comes.
+    unproven: usize,
+    /// Of them, from one source without a certificate; its further ones are closed.
+    per_source: usize,
+}
+
+const LIMITS: Limits = Limits { connections: 1024, unproven: 768, per_source: 128 };
 
 /// Answers the requests of one listener.
 pub trait Handler: Clone + Send + Sync + 'static {
@@ -73,8 +82,20 @@ pub async fn serve<H: Handler>(
     tasks: TaskTracker,
     stop: CancellationToken,
 ) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    let shares = Shares::new(PER_SOURCE);
+    serve_within(LIMITS, listener, tls, handler, tasks, stop).await;
+}
+
+async fn serve_within<H: Handler>(
+    limits: Limits,
+    listener: TcpListener,
+    tls: Arc<ArcSwap<rustls::ServerConfig>>,
+    handler: H,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+) {
+    let Limits { connections, unproven, per_source } = limits;
+    let (room, places) = (Arc::new(Semaphore::new(connections)), Arc::new(Semaphore::new(unproven)));
+    let shares = Shares::new(per_source);
     loop {
         let permit = room.clone().acquire_owned().await.expect("the semaphore is never closed");
         let accepted = tokio::select! {
@@ -91,18 +112,22 @@ pub async fn serve<H: Handler>(
             }
         };
         let Some(share) = shares.take(remote.ip()) else {
-            tracing::debug!(%remote, "closed: its source has {PER_SOURCE} connections here already");
+            tracing::debug!(%remote, "closed: its source has {per_source} connections here already");
             continue;
         };
         let acceptor = TlsAcceptor::from(tls.load_full());
-        let (handler, stop) = (handler.clone(), stop.clone());
+        let (handler, stop, places) = (handler.clone(), stop.clone(), places.clone());
         tasks.spawn(async move {
-            if let Some((stream, certificate)) = shake_hands(stream, acceptor).await {
-                // Whom the cluster's CA vouches for locks nothing; an API server has many connections.
-                let _share = certificate.is_none().then_some(share);
-                converse(stream, certificate, handler, stop).await;
+            let _permit = permit;
+            let Some((stream, certificate)) = shake_hands(stream, acceptor).await else { return };
+            // Whom the cluster's CA vouches for locks nothing; an API server has many connections.
+            let proven = certificate.is_some();
+            let _share = (!proven).then_some(share);
+            let place = if proven { None } else { places.try_acquire_owned().ok() };
+            if !proven && place.is_none() {
+                return tracing::debug!(%remote, "closed: {unproven} clients without a certificate are here already");
             }
-            drop(permit);
+            converse(stream, certificate, handler, stop).await;
         });
     }
 }

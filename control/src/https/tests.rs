@@ -124,7 +124,7 @@ async fn one_source_does_not_take_every_place() {
     let serving = serve(listener, tls(), Answers::hello(), tasks.clone(), stop.clone());
     let serving = tokio::spawn(serving);
     let mut held = Vec::new();
-    for _ in 0..PER_SOURCE {
+    for _ in 0..LIMITS.per_source {
         held.push(from([127, 0, 0, 1], at).await);
     }
     assert!(!is_heard(from([127, 0, 0, 1], at).await).await);
@@ -134,6 +134,64 @@ async fn one_source_does_not_take_every_place() {
     serving.await.unwrap();
     tasks.close();
     tasks.wait().await;
+}
+
+#[tokio::test]
+async fn strangers_leave_places_for_those_with_a_certificate() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let pair = pair();
+    let limits = Limits { connections: 4, unproven: 2, per_source: 100 };
+    let tls = Arc::new(ArcSwap::from_pointee(
+        crate::tls::server(&pair, &pair.certificate, &[b"http/1.1"]).unwrap(),
+    ));
+    let serving = serve_within(limits, listener, tls, Answers::hello(), tasks.clone(), stop.clone());
+    let serving = tokio::spawn(serving);
+    let mut strangers = Vec::new();
+    for _ in 0..limits.unproven {
+        strangers.push(greeted(at, &pair, false).await.unwrap());
+    }
+    for _ in 0..limits.connections {
+        assert!(greeted(at, &pair, false).await.is_err(), "one stranger more");
+    }
+    let known = [greeted(at, &pair, true).await.unwrap(), greeted(at, &pair, true).await.unwrap()];
+    drop((known, strangers));
+    // A place that is given back is another stranger's.
+    while greeted(at, &pair, false).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    stop.cancel();
+    serving.await.unwrap();
+    tasks.close();
+    tasks.wait().await;
+}
+
+/// A connection by which an answer came, shown with or without the pair's certificate.
+async fn greeted(
+    at: SocketAddr,
+    pair: &crate::tls::Pair,
+    proven: bool,
+) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    use rustls::pki_types::pem::PemObject as _;
+    let certificate = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate.clone()).unwrap();
+    let config = rustls::ClientConfig::builder().with_root_certificates(roots);
+    let config = if proven {
+        let key = rustls::pki_types::PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
+        config.with_client_auth_cert(vec![certificate], key).unwrap()
+    } else {
+        config.with_no_client_auth()
+    };
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let stream = TcpStream::connect(at).await?;
+    let mut stream = connector.connect("a".try_into().unwrap(), stream).await?;
+    stream.write_all(GET.as_bytes()).await?;
+    let mut answer = [0; 15];
+    stream.read_exact(&mut answer).await?;
+    assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    Ok(stream)
 }
 
 async fn from(source: [u8; 4], to: SocketAddr) -> TcpStream {
@@ -149,9 +207,14 @@ async fn is_heard(mut stream: TcpStream) -> bool {
     stream.read_u8().await.is_ok()
 }
 
-fn tls() -> Arc<ArcSwap<rustls::ServerConfig>> {
+/// A server's certificate that is its own authority, and a client's.
+fn pair() -> crate::tls::Pair {
     let key = rcgen::KeyPair::generate().unwrap();
     let certificate = rcgen::CertificateParams::new(vec!["a".to_owned()]).unwrap().self_signed(&key).unwrap();
-    let pair = crate::tls::Pair { certificate: certificate.pem(), key: key.serialize_pem() };
+    crate::tls::Pair { certificate: certificate.pem(), key: key.serialize_pem() }
+}
+
+fn tls() -> Arc<ArcSwap<rustls::ServerConfig>> {
+    let pair = pair();
     Arc::new(ArcSwap::from_pointee(crate::tls::server(&pair, &pair.certificate, &[b"http/1.1"]).unwrap()))
 }
