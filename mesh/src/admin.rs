@@ -130,6 +130,7 @@ impl Admin {
         let peers = self.peers();
         let direct = peers.iter().filter(|peer| matches!(peer.path, admin::Path::Direct { .. })).count();
         let relayed = peers.iter().filter(|peer| matches!(peer.path, admin::Path::Relayed { .. })).count();
+        let near = peers.iter().filter(|peer| peer.near).count();
         admin::Status {
             node: facts.place.node.to_string(),
             site: facts.place.site.to_string(),
@@ -140,7 +141,7 @@ impl Admin {
             datapath: Some((**facts.report.load()).clone()),
             services: counts.services,
             endpoints: counts.endpoints,
-            peers: admin::PeerCounts { known: peers.len(), direct, relayed },
+            peers: admin::PeerCounts { known: peers.len(), direct, relayed, near },
         }
     }
 

@@ -115,6 +115,9 @@ pub struct PeerCounts {
     pub direct: usize,
     /// Through a relay.
     pub relayed: usize,
+    /// With a route on the LAN to their pods, whether or not a path over the overlay is in use besides.
+    #[serde(default)]
+    pub near: usize,
 }
 
 /// A member of the mesh, seen from a node.
@@ -131,6 +134,9 @@ pub struct Peer {
     pub connected: bool,
     /// The path in use.
     pub path: Path,
+    /// Whether its pods are reached by their own addresses, over a route on the LAN: calls to them need no path.
+    #[serde(default)]
+    pub near: bool,
     /// `tcp` or `wss` where this node's packets to it leave over TCP, because UDP is blocked; `tcp` with a path `lan`
     /// where TCP connections to it go over TCP, because that is faster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -361,6 +367,7 @@ mod tests {
             peer_id: "12D3Koo".to_owned(),
             connected: true,
             path: Path::Direct { address: "203.0.113.22:20006".to_owned(), by: "punched".to_owned() },
+            near: false,
             carrier: None,
             rtt_ms: Some(20.5),
             loss: 0.0,
@@ -373,7 +380,7 @@ mod tests {
             value,
             json!({
                 "node": "edge-b", "site": "berlin", "peerId": "12D3Koo", "connected": true,
-                "path": {"kind": "direct", "address": "203.0.113.22:20006", "by": "punched"},
+                "path": {"kind": "direct", "address": "203.0.113.22:20006", "by": "punched"}, "near": false,
                 "rttMs": 20.5, "loss": 0.0, "sentBytes": 1, "receivedBytes": 2,
                 "lastChange": "1970-01-01T00:00:00Z",
             })

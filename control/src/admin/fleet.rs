@@ -109,6 +109,7 @@ pub(super) async fn own(parts: &Parts) -> Result<Response<Body>, Response<Body>>
             known: peers.len(),
             direct: peers.iter().filter(|peer| peer.path.is_direct()).count(),
             relayed: peers.iter().filter(|peer| matches!(peer.path, Path::Relayed { .. })).count(),
+            near: 0,
         },
     };
     Ok(json(StatusCode::OK, &status))

@@ -90,7 +90,7 @@ pub(crate) enum Command {
         #[arg(long)]
         from: Option<NodeName>,
     },
-    /// Every way to a node, probed now: what answers, round trips, NATs, and why the path is what it is
+    /// Every way to a node, probed now: what answers, round trips, packet sizes, NATs, and why the path is what it is
     Trace {
         /// The node to reach
         node: NodeName,

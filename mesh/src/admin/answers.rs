@@ -24,6 +24,7 @@ pub(super) fn peers(snapshot: &Snapshot, known: &[PeerStatus]) -> Vec<(PeerId, a
             peer_id: member.peer.to_string(),
             connected: status.is_some_and(|status| status.connected),
             path: status.map_or(admin::Path::None, |status| path(&status.path, snapshot)),
+            near: snapshot.routed.iter().any(|(node, _)| *node == member.name),
             carrier: status.and_then(|status| status.carrier).map(|carrier| carrier.as_str().to_owned()),
             rtt_ms: status.and_then(|status| status.rtt).map(|rtt| rtt.as_secs_f64() * 1000.0),
             loss: status.map_or(0.0, |status| status.loss),
@@ -247,6 +248,10 @@ mod tests {
         let seen = peers(&snapshot, &[status(Path::Direct { addr, kind: DirectKind::Punched })]);
         assert_eq!((seen[0].1.path.word(), seen[0].1.path.via()), ("punched", "203.0.113.22:20006"));
         assert_eq!((seen[1].1.path.word(), seen[1].1.connected), ("none", false));
+        let routed = [(NodeName::new("b1").unwrap(), Family::V6)].into();
+        let near: Vec<bool> =
+            peers(&Snapshot { routed, ..snapshot }, &[]).iter().map(|(_, p)| p.near).collect();
+        assert_eq!(near, [true, false]);
     }
 
     #[test]

@@ -77,10 +77,12 @@ fn cells(peer: &Peer) -> [Cell; 9] {
         Path::Direct { .. } if peer.carrier.is_none() || over_tcp_by_choice(peer) => Tone::Good,
         Path::Direct { .. } => Tone::Warning,
         Path::Relayed { .. } => Tone::Warning,
+        Path::None if peer.near => Tone::Good,
         Path::None => Tone::Plain,
     };
     let loss = if in_use { format!("{:.0}%", peer.loss * 100.0) } else { "-".to_owned() };
     let via = match (&peer.path, &peer.carrier) {
+        (Path::None, _) if peer.near => "route on the LAN".to_owned(),
         (Path::None, _) => "-".to_owned(),
         (Path::Relayed { relay }, Some(carrier)) => format!("{relay}, over {carrier}"),
         (Path::Direct { address, .. }, Some(carrier)) if over_tcp_by_choice(peer) => {
@@ -91,7 +93,7 @@ fn cells(peer: &Peer) -> [Cell; 9] {
     [
         peer.node.as_str().into(),
         peer.site.as_str().into(),
-        Cell::new(peer.path.word(), tone),
+        Cell::new(if peer.near && !in_use { "near" } else { peer.path.word() }, tone),
         via.into(),
         peer.rtt_ms.map_or_else(|| "-".to_owned(), show::milliseconds).into(),
         loss.into(),

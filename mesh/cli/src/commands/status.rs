@@ -113,12 +113,10 @@ fn link(link: &Link) -> Cell {
 
 fn paths(status: &Status) -> String {
     let peers = &status.peers;
-    match (peers.direct, peers.relayed) {
-        (0, 0) => "none in use".to_owned(),
-        (direct, 0) => format!("{direct} direct"),
-        (0, relayed) => format!("{relayed} relayed"),
-        (direct, relayed) => format!("{direct} direct, {relayed} relayed"),
-    }
+    let counts = [(peers.near, "near by route"), (peers.direct, "direct"), (peers.relayed, "relayed")];
+    let used: Vec<String> =
+        counts.iter().filter(|(count, _)| *count > 0).map(|(count, how)| format!("{count} {how}")).collect();
+    if used.is_empty() { "none in use".to_owned() } else { used.join(", ") }
 }
 
 fn datapath(status: &Status) -> Cell {

@@ -120,6 +120,9 @@ pub(crate) fn meshctl(world: &mut World) -> Result<()> {
     ensure!(endpoints(&services, "orders")? == (0, 2), "endpoints of orders, seen at site A: {services}");
     let echoes = world.meshctl_at("edge-a", "ping edge-b")?;
     ensure!(echoes.to_string().contains("rttMs"), "`meshctl ping edge-b`: {echoes}");
+    let trace = world.meshctl_at("edge-a", "trace edge-b")?;
+    let bytes = trace["attempts"][0]["datagramBytes"].as_u64();
+    ensure!(bytes >= Some(1200), "`meshctl trace edge-b` by the path in use: {trace}");
     let text = world.meshctl_text("status")?;
     ensure!(text.contains("edge-b"), "`meshctl status`: {text}");
     Ok(())
