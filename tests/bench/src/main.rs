@@ -3,6 +3,7 @@
 //! [`rows`] is what is measured and what is to be reached; [`system`] brings up the quickstart's hosts with what is
 //! compared beside them, and takes one sample; [`run`] alternates; [`stats`] and [`report`] make the table. [`load`]
 //! is the client and the server of every way, which are this same program; [`agents`] reads what programs cost.
+//! [`tunnels`] measures the memory of tunnels alone, without hosts and agents.
 
 mod agents;
 mod load;
@@ -12,6 +13,7 @@ mod rows;
 mod run;
 mod stats;
 mod system;
+mod tunnels;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -77,6 +79,9 @@ enum Verb {
         #[arg(long)]
         folder: PathBuf,
     },
+    /// Hold tunnels; the run starts it.
+    #[command(hide = true)]
+    Hold(tunnels::Holder),
     /// Be the client; the run starts it.
     #[command(hide = true)]
     Load(load::Order),
@@ -95,6 +100,7 @@ fn main() -> ExitCode {
 fn act(cli: Cli) -> Result<()> {
     match cli.command {
         Some(Verb::Serve { folder }) => runtime()?.block_on(load::serve(&folder)),
+        Some(Verb::Hold(holder)) => runtime()?.block_on(tunnels::hold(&holder)),
         Some(Verb::Load(order)) => {
             if let Some(report) = runtime()?.block_on(load::run(order))? {
                 println!("{}", serde_json::to_string(&report)?);

@@ -26,6 +26,8 @@ pub(crate) enum Way {
     Quic,
     /// TCP in nebula between the two hosts.
     Nebula,
+    /// Tunnel to tunnel, with no agents.
+    Tunnel,
     /// From the host of the pod to the ClusterIP: near.
     Near,
     /// From the host of the pod to the pod.
@@ -42,6 +44,7 @@ impl Way {
             Self::Tls => "TCP with TLS",
             Self::Quic => "raw quinn",
             Self::Nebula => "nebula",
+            Self::Tunnel => "tunnel",
             Self::Near => "near Service",
             Self::Pod => "pod directly",
         }
@@ -52,6 +55,8 @@ impl Way {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Place {
+    /// The loopback interface: tunnels alone, and no lab.
+    Loopback,
     /// Cables that segment, checksum and merge nothing for the hosts, as a plain network card.
     Lan,
     /// Cables with all offloads that veth has: packets of up to 64 KiB pass whole.
@@ -126,8 +131,8 @@ pub(crate) enum Formula {
     PerTrip(Way, usize),
     /// Processor time for a GiB.
     Cpu(Way),
-    /// Growth for an idle connection: of site A's agent, or B's.
-    Memory(usize),
+    /// Growth for an idle connection: of site A's agent, or B's; or of one tunnel, or the other.
+    Memory(Way, usize),
 }
 
 impl Formula {
@@ -143,7 +148,7 @@ impl Formula {
             Self::Trips(way) => Some(value(way)? / micros),
             Self::PerTrip(way, clients) => Some(value(way)? * micros / 1e6 / clients as f64),
             Self::Cpu(way) => of(way)?.cpu_per_gib,
-            Self::Memory(side) => of(Way::Service)?.memory?.get(side).copied(),
+            Self::Memory(way, side) => of(way)?.memory?.get(side).copied(),
         }
     }
 
@@ -154,7 +159,7 @@ impl Formula {
             Self::Beyond(..) => " µs",
             Self::Trips(_) => " RTT",
             Self::Cpu(_) => " s",
-            Self::Memory(_) => " KiB",
+            Self::Memory(..) => " KiB",
         }
     }
 }
@@ -207,21 +212,26 @@ pub(crate) struct Row {
     pub(crate) under: String,
     pub(crate) ways: Vec<Way>,
     pub(crate) load: Load,
+    /// Services that there are besides, with an endpoint each.
+    pub(crate) services: usize,
     pub(crate) rounds: usize,
     pub(crate) figures: Vec<Figure>,
 }
 
-use Way::{Near, Nebula, Pod, Quic, Service, ServiceQuic, Tcp, Tls};
+use Way::{Near, Nebula, Pod, Quic, Service, ServiceQuic, Tcp, Tls, Tunnel};
 
 /// Seconds of a transfer.
 const BULK: u64 = 8;
+/// Services beside the one that is called, where there are many.
+const SERVICES: usize = 10_000;
 /// Mbit/s of the WAN, and of the gigabit link.
 const RATE: f64 = 200.0;
 
 /// All rows, in the order in which they are run. Idle memory comes first: an agent that has carried much keeps what
 /// it was given, and would seem to need nothing.
 pub(crate) fn all() -> Vec<Row> {
-    let mut rows = vec![idle(), bulk_local(Place::Lan), bulk_local(Place::Offloads)];
+    let [peers, streams] = tunnels();
+    let mut rows = vec![peers, streams, idle(), bulk_local(Place::Lan), bulk_local(Place::Offloads)];
     rows.extend([Place::SameLan, Place::SameLanOffloads].map(bulk_same_lan));
     rows.push(first_byte_same_lan());
     rows.extend(near());
@@ -240,16 +250,34 @@ fn figure(what: impl Into<String>, goal: Option<Goal>, formula: Formula) -> Figu
 
 fn row(name: impl Into<String>, place: Place, ways: &[Way], load: Load, figures: Vec<Figure>) -> Row {
     let (wan, under) = (String::new(), String::new());
-    Row { name: name.into(), place, wan, under, ways: ways.to_vec(), load, rounds: 3, figures }
+    Row { name: name.into(), place, wan, under, ways: ways.to_vec(), load, services: 0, rounds: 3, figures }
 }
 
 fn idle() -> Row {
     let figures = vec![
-        figure("memory of the calling agent for an idle connection", None, Formula::Memory(0)),
-        figure("memory of the called agent for an idle connection", None, Formula::Memory(1)),
+        figure("memory of the calling agent for an idle connection", None, Formula::Memory(Service, 0)),
+        figure("memory of the called agent for an idle connection", None, Formula::Memory(Service, 1)),
     ];
     let load = Load::Idle { count: 1000 };
     Row { under: "no WAN".into(), rounds: 1, ..row("idle", Place::Lan, &[Service], load, figures) }
+}
+
+/// 1,000 streams are below the bound of one connection.
+fn tunnels() -> [Row; 2] {
+    let memory = |what: &str, ends: [&str; 2]| {
+        let figure = |side: usize| {
+            figure(format!("memory of {} for {what}", ends[side]), None, Formula::Memory(Tunnel, side))
+        };
+        vec![figure(0), figure(1)]
+    };
+    let peers =
+        memory("a peer with a QUIC connection", ["a tunnel that dialled", "a tunnel that was dialled"]);
+    let streams = memory("an idle stream", ["the tunnel that opened it", "the other tunnel"]);
+    let alone = |row: Row| Row { under: "tunnels alone".into(), rounds: 1, ..row };
+    [
+        alone(row("peers", Place::Loopback, &[Tunnel], Load::Peers { count: 200 }, peers)),
+        alone(row("streams", Place::Loopback, &[Tunnel], Load::Streams { count: 1000 }, streams)),
+    ]
 }
 
 fn bulk_local(place: Place) -> Row {
@@ -301,12 +329,12 @@ fn first_byte_same_lan() -> Row {
     Row { under: "one LAN, offloads of veth".into(), ..row }
 }
 
-fn near() -> [Row; 2] {
-    let connect = vec![figure(
-        "near Service, connect to first byte, to the pod directly",
-        Some(Goal::AtMost(1.03)),
-        Formula::Ratio(Near, Pod),
-    )];
+/// The one with many Services comes last: they stay.
+fn near() -> [Row; 3] {
+    let connect = |among: &str| {
+        let what = format!("near Service{among}, connect to first byte, to the pod directly");
+        vec![figure(what, Some(Goal::AtMost(1.03)), Formula::Ratio(Near, Pod))]
+    };
     let bulk = vec![figure(
         "near Service, bulk, to the pod directly",
         Some(Goal::AtLeast(0.98)),
@@ -315,8 +343,12 @@ fn near() -> [Row; 2] {
     let first = Load::FirstByte { count: 3000 };
     let near = |row: Row| Row { under: "one host".into(), rounds: 5, ..row };
     [
-        near(row("near-connect", Place::Offloads, &[Near, Pod], first, connect)),
+        near(row("near-connect", Place::Offloads, &[Near, Pod], first, connect(""))),
         near(row("near-bulk", Place::Offloads, &[Near, Pod], Load::Bulk { seconds: 4 }, bulk)),
+        Row {
+            services: SERVICES,
+            ..near(row("near-many", Place::Offloads, &[Near, Pod], first, connect(" of 10,000")))
+        },
     ]
 }
 

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use crate::nebula;
 use crate::rows::{Place, Round, Row, Way};
 use crate::system::System;
+use crate::tunnels;
 
 /// What a row gave.
 #[derive(Debug)]
@@ -43,6 +44,10 @@ pub(crate) fn run(manner: Manner<'_>, rows: Vec<Row>) -> Result<Vec<Outcome>> {
     let last = places.keys().next_back().copied();
     let mut outcomes = Vec::new();
     for (place, rows) in places {
+        if place == Place::Loopback {
+            outcomes.extend(rows.into_iter().filter_map(|row| alone(row, manner.quick)));
+            continue;
+        }
         let mut system = System::up(manner.repository, manner.lab, place)?;
         for row in rows {
             let name = row.name.clone();
@@ -58,10 +63,30 @@ pub(crate) fn run(manner: Manner<'_>, rows: Vec<Row>) -> Result<Vec<Outcome>> {
     Ok(outcomes)
 }
 
+/// What needs no lab.
+fn alone(row: Row, quick: bool) -> Option<Outcome> {
+    let load = if quick { row.load.quick() } else { row.load };
+    eprintln!("{} ({})", row.name, row.under);
+    match tunnels::measure(load) {
+        Ok(sample) => {
+            eprintln!("  {}", sample.shown(load));
+            let rounds = vec![Round::from([(Way::Tunnel, sample)])];
+            Some(Outcome { row, rounds, trip: Duration::ZERO })
+        }
+        Err(error) => {
+            eprintln!("{}: {error:#}", row.name);
+            None
+        }
+    }
+}
+
 fn measure(system: &mut System, row: Row, quick: bool) -> Result<Outcome> {
     let begun = Instant::now();
     if row.place == Place::Wan {
         system.set_wan(row.wan.parse()?)?;
+    }
+    if row.services > 0 {
+        system.add_services(row.services).context("many Services")?;
     }
     let trip = system.round_trip().context("the round trip time")?;
     eprintln!("{} ({}; RTT {:.2} ms)", row.name, row.under, trip.as_secs_f64() * 1e3);

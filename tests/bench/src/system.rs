@@ -9,11 +9,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use edgeloom_lab::{Conditions, Fault, Lab, NatKind, Topology, Wan, nat};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::agents;
@@ -39,6 +40,8 @@ const LONGEST: &str = "240";
 const DIALS: usize = 21;
 /// Echoes after which little of what a path was before is left in the smoothed round trip (RFC 9002: an eighth each).
 const ECHOES: usize = 30;
+/// How long many Services may take until they are with an agent.
+const LOADED: Duration = Duration::from_secs(240);
 /// Time in which an agent settles before and after its memory is looked at.
 const SETTLE: Duration = Duration::from_secs(5);
 
@@ -84,7 +87,7 @@ impl System {
         match place {
             Place::Lan => without_offloads(&lab, "eth0")?,
             Place::SameLan => without_offloads(&lab, "eth1")?,
-            Place::Offloads | Place::SameLanOffloads | Place::Wan => {}
+            Place::Loopback | Place::Offloads | Place::SameLanOffloads | Place::Wan => {}
         }
         forward_ports(&lab)?;
         let (server, client) = (in_pod(&lab, "edge-b", "server")?, in_pod(&lab, "edge-a", "client")?);
@@ -197,6 +200,21 @@ impl System {
         Ok(())
     }
 
+    /// Makes so many Services before the server's pod, and waits until the server's host has them all.
+    pub(crate) fn add_services(&self, count: usize) -> Result<()> {
+        Kubernetes::of(&self.lab).add_services(count)?;
+        let end = Instant::now() + LOADED;
+        while Instant::now() < end {
+            let status: Value = serde_json::from_str(&self.meshctl("edge-b", &["status", "-o", "json"])?)?;
+            if ["services", "endpoints"].iter().all(|what| status[what].as_u64() >= Some(count as u64)) {
+                thread::sleep(SETTLE);
+                return Ok(());
+            }
+            thread::sleep(Duration::from_secs(1));
+        }
+        bail!("edge-b has not all of them within {} s", LOADED.as_secs())
+    }
+
     /// What meshctl says on a host.
     fn meshctl(&self, host: &str, words: &[&str]) -> Result<String> {
         let program = self.repository.join("target/release/meshctl");
@@ -263,7 +281,7 @@ impl System {
         let program = match way {
             Way::Service | Way::ServiceQuic => "edgecore",
             Way::Nebula => "nebula",
-            Way::Tcp | Way::Tls | Way::Quic | Way::Near | Way::Pod => return Ok(Vec::new()),
+            Way::Tcp | Way::Tls | Way::Quic | Way::Tunnel | Way::Near | Way::Pod => return Ok(Vec::new()),
         };
         let mut pids = Vec::new();
         for host in ["edge-a", "edge-b"] {
@@ -281,6 +299,7 @@ impl System {
             Way::Tls => ("edge-a", public(load::TLS_PORT), Over::Tls),
             Way::Quic => ("edge-a", public(load::QUIC_PORT), Over::Quic),
             Way::Nebula => ("edge-a", format!("{}:{}", nebula::ADDRESSES[1], load::PORT), Over::Tcp),
+            Way::Tunnel => bail!("tunnels have no client"),
             Way::Near => ("edge-b", self.service.to_string(), Over::Tcp),
             Way::Pod => ("edge-b", self.pod.to_string(), Over::Tcp),
         };

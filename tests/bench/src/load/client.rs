@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
@@ -80,6 +80,18 @@ pub(crate) enum Load {
         /// How many.
         count: usize,
     },
+    /// Not of a client: hold connections to so many peers, tunnel to tunnel.
+    #[command(skip)]
+    Peers {
+        /// How many.
+        count: usize,
+    },
+    /// Not of a client: hold so many streams on one connection, tunnel to tunnel.
+    #[command(skip)]
+    Streams {
+        /// How many.
+        count: usize,
+    },
 }
 
 impl Load {
@@ -92,6 +104,8 @@ impl Load {
             Self::Echo { count } => ("echo", vec![count as u64]),
             Self::Churn { clients, seconds } => ("churn", vec![clients as u64, seconds]),
             Self::Idle { count } => ("idle", vec![count as u64]),
+            Self::Peers { count } => ("peers", vec![count as u64]),
+            Self::Streams { count } => ("streams", vec![count as u64]),
         };
         std::iter::once(name.to_owned()).chain(numbers.iter().map(u64::to_string)).collect()
     }
@@ -102,7 +116,8 @@ impl Load {
             Self::Bulk { .. } => "Mbit/s",
             Self::Dial { .. } | Self::FirstByte { .. } | Self::Echo { .. } => "µs",
             Self::Churn { .. } => "connections/s",
-            Self::Idle { .. } => "connections",
+            Self::Idle { .. } | Self::Peers { .. } => "connections",
+            Self::Streams { .. } => "streams",
         }
     }
 
@@ -115,6 +130,8 @@ impl Load {
             Self::Echo { count } => Self::Echo { count: count / 4 },
             Self::Churn { clients, .. } => Self::Churn { clients, seconds: 2 },
             Self::Idle { count } => Self::Idle { count: count / 4 },
+            Self::Peers { count } => Self::Peers { count: count / 4 },
+            Self::Streams { count } => Self::Streams { count: count / 4 },
         }
     }
 }
@@ -129,6 +146,7 @@ pub(crate) async fn run(order: Order) -> Result<Option<Report>> {
         Load::Echo { count } => Some(Report::Times(client.echoes(count).await?)),
         Load::Churn { clients, seconds } => Some(client.churn(clients, Duration::from_secs(seconds)).await?),
         Load::Idle { count } => client.hold(count).await.map(|()| None)?,
+        Load::Peers { .. } | Load::Streams { .. } => bail!("tunnels hold those, no client does"),
     })
 }
 

@@ -4,13 +4,16 @@ use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::thread;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use edgeloom_lab::Lab;
 use serde_json::Value;
 
 use crate::load::PORT;
 
+/// Calls of kubectl at a time where much is made: one makes 50 objects a second.
+const AT_ONCE: usize = 8;
 /// Variable by which a pod's processes are known.
 pub(super) const ROLE: &str = "BENCH_ROLE";
 
@@ -49,6 +52,31 @@ impl Kubernetes {
             address("pod server -o jsonpath={.status.podIP}")?,
         ))
     }
+}
+
+impl Kubernetes {
+    /// Makes so many Services before the server's pod.
+    pub(super) fn add_services(&self, count: usize) -> Result<()> {
+        let numbers: Vec<usize> = (0..count).collect();
+        thread::scope(|scope| {
+            let make = |numbers: &[usize]| {
+                let manifest: Vec<String> = numbers.iter().map(|number| another_service(*number)).collect();
+                self.kubectl("create -f -", &manifest.join("---\n")).map(drop)
+            };
+            let share = numbers.chunks(count.div_ceil(AT_ONCE).max(1));
+            let making: Vec<_> = share.map(|numbers| scope.spawn(move || make(numbers))).collect();
+            making
+                .into_iter()
+                .try_for_each(|making| making.join().map_err(|_| anyhow!("a thread panicked"))?)
+        })
+    }
+}
+
+fn another_service(number: usize) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: other-{number}, namespace: bench}}\n\
+         spec: {{selector: {{app: server}}, ports: [{{port: {PORT}, targetPort: {PORT}}}]}}\n"
+    )
 }
 
 fn service() -> String {
