@@ -55,8 +55,8 @@ impl From<IpAddr> for Address {
 impl From<Address> for IpAddr {
     fn from(addr: Address) -> Self {
         let mut octets = [0; 16];
-        for (to, from) in octets.chunks_exact_mut(4).zip(addr.word) {
-            to.copy_from_slice(&from.to_ne_bytes());
+        for (to, from) in octets.as_chunks_mut::<4>().0.iter_mut().zip(addr.word) {
+            *to = from.to_ne_bytes();
         }
         Ipv6Addr::from(octets).to_canonical()
     }

@@ -105,11 +105,11 @@ impl Found {
             return false;
         }
         let want = abi::Backend::from(backend);
-        let mut entries = self.storage.chunks_exact(size_of::<abi::Translation>());
+        let (entries, _) = self.storage.as_chunks::<{ size_of::<abi::Translation>() }>();
         entries
-            .by_ref()
+            .iter()
             .take(abi::TRANSLATIONS as usize)
-            .filter_map(translation)
+            .filter_map(|entry| translation(entry))
             .any(|(at, id)| at == want && id != 0)
     }
 }

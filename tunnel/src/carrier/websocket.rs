@@ -70,7 +70,6 @@ pub(crate) async fn client<S: ReadWrite>(
 /// Upgrades on the accepting side. A request for anything else gets what a web server says.
 pub(crate) async fn server<S: ReadWrite>(stream: S) -> io::Result<(ByteStream<S>, Purpose)> {
     let mut asked = None;
-    #[expect(clippy::result_large_err, reason = "the callback's form is the library's")]
     let judge = |request: &Request, response: Response| -> Result<Response, ErrorResponse> {
         let known = [Purpose::Carry, Purpose::Join];
         asked = known.into_iter().find(|purpose| purpose.path() == request.uri().path());

@@ -31,6 +31,7 @@ impl Throttle {
     }
 
     /// Whether another frame of `from` is taken at `clock`.
+    #[allow(deprecated, reason = "`try_update`, its new name, is younger than our rust-version")]
     pub(super) fn takes(&self, from: &SocketAddr, clock: u64) -> bool {
         let bucket = &self.due[self.hasher.hash_one(from) as usize % BUCKETS];
         let now = clock * 1_000;

@@ -31,6 +31,7 @@ pub(crate) struct Stamps(AtomicU64);
 
 impl Stamps {
     /// The next stamp at `clock`.
+    #[allow(deprecated, reason = "`try_update`, its new name, is younger than our rust-version")]
     pub(crate) fn next(&self, clock: u64) -> u64 {
         let next = |last: u64| clock.max(last.saturating_add(1));
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last))).map_or(clock, next)

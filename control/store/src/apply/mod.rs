@@ -99,7 +99,7 @@ fn update(
     });
     let set = owned.set.difference(&change.removed).union(&taken);
     owned.set = reachable(&set);
-    after.settle(Some(&id).filter(|_| !taken.is_empty()), now);
+    after.settle((!taken.is_empty()).then_some(&id), now);
     after
 }
 
@@ -215,7 +215,7 @@ impl Apply {
         if !change.is_same() {
             disown(&mut after, &change, &id);
         }
-        after.settle(Some(&id).filter(|_| merged != live), self.now);
+        after.settle((merged != live).then_some(&id), self.now);
         if self.manager == "kubectl" {
             update_last_applied(&mut merged, config);
         }
