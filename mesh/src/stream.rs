@@ -9,9 +9,9 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use edgeloom_tunnel::{LanRecv, LanSend, LanStream, Stream};
+use edgeloom_tunnel::{LanRecv, LanSend, LanStream, RecvStream, SendStream, Stream};
 use futures::future::Either;
-use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
+use quinn::{ReadError, VarInt, WriteError};
 use tokio::time::timeout;
 
 use crate::wire::Code;

@@ -39,8 +39,8 @@ impl Carrier for Wire {
                 return Err(OpenError::UnknownPeer(peer.into()));
             }
             let opened = self.connection.open_bi().await;
-            let (send, recv) = opened.map_err(|error| OpenError::Lost(peer.into(), error.to_string()))?;
-            Ok(Stream { send, recv })
+            let opened = opened.map_err(|error| OpenError::Lost(peer.into(), error.to_string()))?;
+            Ok(opened.into())
         }
         .boxed()
     }
@@ -189,7 +189,7 @@ fn receive(node: &Node) {
     tokio::spawn(async move {
         loop {
             tokio::select! {
-                Ok((send, recv)) = connection.accept_bi() => proxy.take(from.clone(), Stream { send, recv }),
+                Ok(halves) = connection.accept_bi() => proxy.take(from.clone(), halves.into()),
                 Ok(bytes) = connection.read_datagram() => proxy.take_datagram(&from, &bytes),
                 else => return,
             }

@@ -103,6 +103,19 @@ pub enum OpenError {
         /// How long was waited.
         waited: Duration,
     },
+    /// As many streams are in use as the peer allows.
+    #[error(
+        "no stream of {alpn} to {peer} became free within {waited:?}: as many are open as it allows, on every \
+         connection; end some, or raise overlay.limits.streams there"
+    )]
+    NoRoom {
+        /// The peer.
+        peer: Named,
+        /// The protocol asked for.
+        alpn: Alpn,
+        /// How long was waited.
+        waited: Duration,
+    },
     /// The connection ended while the stream was being opened; the next attempt makes a new one.
     #[error("connection to {0} was lost: {1}")]
     Lost(Named, String),
@@ -119,6 +132,7 @@ impl OpenError {
             | Self::NoPath { peer, .. }
             | Self::Refused { peer, .. }
             | Self::TimedOut { peer, .. }
+            | Self::NoRoom { peer, .. }
             | Self::Lost(peer, _) => Some(peer),
             Self::ShuttingDown => None,
         }

@@ -26,6 +26,7 @@ pub mod share;
 mod socket;
 mod status;
 mod store;
+mod stream;
 mod swarm;
 mod tunnel;
 pub mod wire;
@@ -43,16 +44,8 @@ pub use lan::{LanError, LanPeer, LanRecv, LanSend, LanStream};
 pub use libp2p::PeerId;
 pub use limits::Limits;
 pub use status::{Attempt, DirectKind, Nat, Path, PeerStatus, Ping, Standing, Trace};
+pub use stream::{RecvStream, SendStream, Stream};
 pub use tunnel::Tunnel;
-
-/// One bidirectional QUIC stream to or from a peer.
-#[derive(Debug)]
-pub struct Stream {
-    /// The half towards the peer.
-    pub send: quinn::SendStream,
-    /// The half from the peer.
-    pub recv: quinn::RecvStream,
-}
 
 /// What a peer sent us.
 #[derive(Debug)]

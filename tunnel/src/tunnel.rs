@@ -121,6 +121,7 @@ impl Tunnel {
         start_carriers(&carriers, serves, &guard, &engine, &mux, &metrics, &connections)?;
         tasks.spawn(engine::run(engine.clone(), inbound, exclude, connections.stop.clone()));
         tasks.spawn(accept(connections.clone(), endpoint, server, mux.clone()));
+        tasks.spawn(connections.clone().tend());
         tasks.spawn(connections.clone().keep_alive(dialler.clone(), engine.clone()));
         let inner = Inner { guard, engine, connections, dialler, mux, lan_tcp: serves.lan };
         Ok((Self(Arc::new(inner)), Incoming { queue }))
@@ -145,20 +146,19 @@ impl Tunnel {
     async fn try_open(&self, peer: PeerId, alpn: Alpn) -> Result<Stream, OpenError> {
         let inner = &self.0;
         let patience = inner.dialler.patience;
-        let mut lost = None;
+        let mut lost = OpenError::Lost(peer.into(), String::new());
         for _ in 0..ATTEMPTS {
             if inner.connections.stop.is_cancelled() {
                 return Err(OpenError::ShuttingDown);
             }
             let address = inner.engine.path(peer, patience).await?;
-            let connection = inner.connections.dial(&inner.dialler, peer, alpn, address).await?;
-            match tokio::time::timeout(patience, connection.open_bi()).await {
-                Ok(Ok((send, recv))) => return Ok(Stream { send, recv }),
-                Ok(Err(error)) => lost = Some(error),
-                Err(_) => return Err(OpenError::TimedOut { peer: peer.into(), alpn, waited: patience }),
+            inner.connections.dial(&inner.dialler, peer, alpn, address).await?;
+            match inner.connections.open(&inner.dialler, peer, alpn, address).await {
+                Err(error @ OpenError::Lost(..)) => lost = error,
+                opened => return opened,
             }
         }
-        Err(OpenError::Lost(peer.into(), lost.map_or_else(String::new, |error| error.to_string())))
+        Err(lost)
     }
 
     /// An error with the name of its peer's node, where that is known: people know no peer ids.
@@ -171,7 +171,7 @@ impl Tunnel {
 
     /// Sends a datagram on the open `mesh/1` connection to `peer`; it may be lost.
     pub fn send_datagram(&self, peer: PeerId, bytes: Bytes) -> Result<(), DatagramError> {
-        let connection = self.0.connections.get(&peer, Alpn::Mesh).ok_or(DatagramError::NotConnected)?;
+        let connection = self.0.connections.for_datagrams(&peer).ok_or(DatagramError::NotConnected)?;
         connection.send_datagram(bytes).map_err(|error| match error {
             SendDatagramError::TooLarge => {
                 DatagramError::TooLarge { max: connection.max_datagram_size().unwrap_or_default() }
@@ -183,7 +183,7 @@ impl Tunnel {
 
     /// Largest datagram, in bytes, that the connection to `peer` carries now.
     pub fn max_datagram_size(&self, peer: PeerId) -> Option<usize> {
-        self.0.connections.get(&peer, Alpn::Mesh)?.max_datagram_size()
+        self.0.connections.for_datagrams(&peer)?.max_datagram_size()
     }
 
     /// Replaces the membership. Connections are made only by [`Tunnel::open`].

@@ -7,7 +7,7 @@ use std::time::Duration;
 use quinn::crypto::rustls::HandshakeData;
 use tokio::sync::Semaphore;
 
-use super::{Connections, code};
+use super::{Connections, Usage, code};
 use crate::alpn::Alpn;
 use crate::carrier::address::is_carrier;
 use crate::identity::{Admitted, Joiner, Verified};
@@ -135,7 +135,7 @@ impl Connections {
     /// Hands the streams of a joining peer on.
     async fn join(&self, from: Joiner, remote: SocketAddr, connection: &quinn::Connection) {
         while let Ok((send, recv)) = connection.accept_bi().await {
-            let stream = Stream { send, recv };
+            let stream = Stream::from((send, recv));
             let accepted = Accepted::Join { from: from.clone(), remote, stream };
             if self.incoming.send(accepted).await.is_err() {
                 return;
@@ -150,10 +150,11 @@ pub(super) async fn serve(
     alpn: Alpn,
     from: &Arc<Verified>,
     connection: &quinn::Connection,
+    usage: &Arc<Usage>,
 ) {
     let streams = async {
-        while let Ok((send, recv)) = connection.accept_bi().await {
-            let stream = Stream { send, recv };
+        while let Ok(halves) = connection.accept_bi().await {
+            let stream = Stream::counted(halves, usage.accept());
             let accepted = Accepted::Stream { from: from.clone(), alpn, stream };
             if connections.incoming.send(accepted).await.is_err() {
                 return;

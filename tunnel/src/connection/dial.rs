@@ -24,17 +24,17 @@ pub(crate) struct Dialler {
 }
 
 impl Connections {
-    /// A connection to `peer`, whose path works at `address`: the one that is open, or a new one. Of many that
-    /// ask at the same time one dials.
+    /// Sees to it that a connection to `peer`, whose path works at `address`, is open. Of many that ask at the same
+    /// time one dials.
     pub(crate) async fn dial(
         self: &Arc<Self>,
         dialler: &Dialler,
         peer: PeerId,
         alpn: Alpn,
         address: SocketAddr,
-    ) -> Result<quinn::Connection, OpenError> {
-        if let Some(open) = self.get(&peer, alpn) {
-            return Ok(open);
+    ) -> Result<(), OpenError> {
+        if self.is_open(&peer, alpn) {
+            return Ok(());
         }
         let turn = {
             let mut dialling = self.dialling.lock().unwrap_or_else(PoisonError::into_inner);
@@ -42,8 +42,8 @@ impl Connections {
             dialling.entry((peer, alpn)).or_default().clone()
         };
         let _turn = turn.lock().await;
-        if let Some(open) = self.get(&peer, alpn) {
-            return Ok(open);
+        if self.is_open(&peer, alpn) {
+            return Ok(());
         }
         self.connect(dialler, peer, alpn, address).await
     }
@@ -54,7 +54,7 @@ impl Connections {
         peer: PeerId,
         alpn: Alpn,
         address: SocketAddr,
-    ) -> Result<quinn::Connection, OpenError> {
+    ) -> Result<(), OpenError> {
         let refused = |reason: String| OpenError::Refused { peer: peer.into(), alpn, reason };
         let path = self.path_state(&peer);
         let client =
@@ -79,7 +79,7 @@ impl Connections {
             Ok(Admitted::Member(verified)) if verified.peer == peer => {
                 self.metrics.handshakes.with_label_values(&["dialled"]).inc();
                 self.register(alpn, &connection, true, verified);
-                Ok(connection)
+                Ok(())
             }
             Ok(_) => {
                 connection.close(code::REFUSED, b"not the peer that was dialled");

@@ -68,7 +68,7 @@ impl Connections {
     }
 
     /// The connections of this node's making that want another.
-    fn ending(&self, now: SystemTime, at: Instant) -> Vec<Key> {
+    pub(super) fn ending(&self, now: SystemTime, at: Instant) -> Vec<Key> {
         let margin = self.margin();
         let settled = |entry: &Entry| {
             entry.ends() > now + margin || at.saturating_duration_since(entry.since) < margin / TRIES
@@ -89,7 +89,7 @@ impl Connections {
         Duration::from_secs(life / SHARE_LEFT).min(MOST_LEFT)
     }
 
-    async fn renew(self: &Arc<Self>, dialler: &Dialler, engine: &Handle, (peer, alpn): Key) {
+    pub(super) async fn renew(self: &Arc<Self>, dialler: &Dialler, engine: &Handle, (peer, alpn): Key) {
         let renewed = async {
             let address = engine.path(peer, dialler.patience).await?;
             self.connect(dialler, peer, alpn, address).await

@@ -1,29 +1,44 @@
-//! QUIC connections to peers: one per peer and protocol, made when needed, closed when void.
+//! QUIC connections to peers: one per peer and protocol, more where that has too many streams, made when needed, closed
+//! when void.
 //!
 //! [`Connections`] is the register; [`dial`](Connections::dial) and [`accept`] fill it, a task per connection takes
-//! streams and datagrams off it into [`crate::Incoming`]. [`life`] keeps connections in step with credentials.
+//! streams and datagrams off it into [`crate::Incoming`]. [`open`] puts new streams on them as [`spread`] says.
+//! [`life`] keeps connections in step with credentials, [`tend`] with what they carry.
 
 mod accept;
 pub(crate) mod congestion;
 pub(crate) mod dial;
 mod life;
+mod open;
 pub(crate) mod quic;
+mod spread;
+mod tend;
+#[cfg(test)]
+mod testing;
+mod usage;
+mod watch;
+mod windows;
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use libp2p::PeerId;
 use quinn::VarInt;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_rustls::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(crate) use accept::accept;
 use congestion::PathState;
+use open::{Candidates, Growing};
+use spread::{Bounds, Load};
+pub(crate) use usage::Place;
+use usage::Usage;
+use watch::Watch;
 
 use crate::Accepted;
 use crate::alpn::Alpn;
@@ -42,6 +57,8 @@ pub(crate) mod code {
     pub(crate) const REFUSED: VarInt = VarInt::from_u32(1);
     /// The connection is void: the peer restarted, was revoked, or has no path.
     pub(crate) const VOID: VarInt = VarInt::from_u32(2);
+    /// Nothing is wrong; there are more connections than are wanted.
+    pub(crate) const SURPLUS: VarInt = VarInt::from_u32(3);
 }
 
 /// An open connection.
@@ -55,6 +72,15 @@ struct Entry {
     peer: Arc<Verified>,
     /// When the newest credential ends that this node showed it.
     shown_until: SystemTime,
+    usage: Arc<Usage>,
+    watch: Watch,
+    /// Window that the peer was told, in bytes, and how much of it is for readers that stopped.
+    window: u64,
+    growth: u64,
+    /// Datagrams take this one as long as it lasts: they are to keep their order.
+    datagrams: bool,
+    /// Since when nobody wants it, without a stream.
+    surplus_since: Option<Instant>,
 }
 
 type Key = (PeerId, Alpn);
@@ -64,13 +90,17 @@ pub(crate) struct Connections {
     own: PeerId,
     guard: Guard,
     metrics: Metrics,
+    /// Of each peer and protocol in the order in which both ends prefer them: of connections that were dialled at the
+    /// same time that of the lower peer id, then the newest.
     open: Mutex<HashMap<Key, Vec<Entry>>>,
+    /// A connection was registered.
+    registered: Notify,
     dialling: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<()>>>>,
+    growing: Growing,
+    bounds: Bounds,
     /// What the congestion controllers of each peer's connections are told.
     paths: Mutex<HashMap<PeerId, Arc<PathState>>>,
     config: quic::Settings,
-    /// Window of each connection, in bytes, as they were last told.
-    window: AtomicU32,
     incoming: mpsc::Sender<Accepted>,
     /// Flows of the LAN over TCP.
     pub(crate) lan: Register,
@@ -91,9 +121,11 @@ impl Connections {
             guard,
             metrics,
             open: Mutex::default(),
+            registered: Notify::new(),
             dialling: Mutex::default(),
+            growing: Growing::default(),
+            bounds: config.bounds(),
             paths: Mutex::default(),
-            window: AtomicU32::new(config.window(1).into_inner() as u32),
             config,
             incoming,
             lan,
@@ -106,15 +138,35 @@ impl Connections {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The connection to use for a new stream. Of two that were dialled at the same time both ends prefer the one
-    /// of the lower peer id, so that the other falls idle.
-    pub(crate) fn get(&self, peer: &PeerId, alpn: Alpn) -> Option<quinn::Connection> {
-        let own_is_lower = self.own.to_bytes() < peer.to_bytes();
+    fn is_open(&self, peer: &PeerId, alpn: Alpn) -> bool {
+        self.lock().get(&(*peer, alpn)).is_some_and(|entries| entries.iter().any(Entry::is_usable))
+    }
+
+    /// The connection that carries datagrams.
+    pub(crate) fn for_datagrams(&self, peer: &PeerId) -> Option<quinn::Connection> {
+        let mut open = self.lock();
+        let entries = open.get_mut(&(*peer, Alpn::Mesh))?;
+        let last = entries.iter().position(|entry| entry.datagrams);
+        let lasts = last.filter(|at| entries[*at].is_usable() && entries[*at].surplus_since.is_none());
+        let at = lasts.or_else(|| entries.iter().position(Entry::is_usable))?;
+        if last != Some(at) {
+            entries.iter_mut().enumerate().for_each(|(index, entry)| entry.datagrams = index == at);
+        }
+        Some(entries[at].connection.clone())
+    }
+
+    /// The connections for a new stream.
+    fn candidates(&self, key: &Key) -> Candidates {
         let open = self.lock();
-        let usable =
-            open.get(&(*peer, alpn))?.iter().filter(|entry| entry.connection.close_reason().is_none());
-        let best = usable.max_by_key(|entry| (entry.dialled == own_is_lower, entry.since))?;
-        Some(best.connection.clone())
+        let usable = open.get(key).into_iter().flatten().filter(|entry| entry.is_usable());
+        let usable: Vec<&Entry> = usable.collect();
+        let loads: Vec<Load> = usable.iter().map(|entry| entry.load()).collect();
+        let order = self.bounds.order(&loads).into_iter();
+        Candidates {
+            connections: order.map(|at| (usable[at].connection.clone(), usable[at].usage.clone())).collect(),
+            wants_more: self.bounds.wanted(&loads) > loads.len(),
+            may_grow: loads.len() < self.bounds.connections,
+        }
     }
 
     pub(crate) fn is_connected(&self, peer: &PeerId) -> bool {
@@ -126,23 +178,35 @@ impl Connections {
     fn register(self: &Arc<Self>, alpn: Alpn, connection: &quinn::Connection, dialled: bool, peer: Verified) {
         let peer = Arc::new(peer);
         let key = (peer.peer, alpn);
+        let streams = self.metrics.streams.with_label_values(&[alpn.as_str()]);
+        let usage = Usage::new(connection.clone(), windows::LEAST_SENDING, streams);
+        let now = Instant::now();
         let entry = Entry {
             connection: connection.clone(),
             dialled,
-            since: Instant::now(),
+            since: now,
             peer: peer.clone(),
             shown_until: self.shown_until(&peer),
+            usage: usage.clone(),
+            watch: Watch::new(now),
+            window: self.config.buffers.most(),
+            growth: 0,
+            datagrams: false,
+            surplus_since: None,
         };
+        let own_is_lower = self.own.to_bytes() < peer.peer.to_bytes();
         let mut open = self.lock();
         life::follow(&mut open, &entry);
-        connection.set_receive_window(self.config.window(open.values().map(Vec::len).sum::<usize>() + 1));
-        open.entry(key).or_default().push(entry);
-        self.share_buffers(&open);
+        let entries = open.entry(key).or_default();
+        entries.push(entry);
+        entries.sort_by_key(|entry| Reverse((entry.dialled == own_is_lower, entry.since)));
+        self.share_buffers(&mut open);
         drop(open);
+        self.registered.notify_waiters();
         self.metrics.connections.with_label_values(&[alpn.as_str()]).inc();
         let (connections, connection) = (self.clone(), connection.clone());
         self.tasks.spawn(async move {
-            accept::serve(&connections, alpn, &peer, &connection).await;
+            accept::serve(&connections, alpn, &peer, &connection, &usage).await;
             connections.unregister(&key, &connection);
         });
     }
@@ -156,25 +220,13 @@ impl Connections {
         if entries.is_empty() {
             open.remove(key);
         }
-        self.share_buffers(&open);
+        self.share_buffers(&mut open);
         self.metrics.connections.with_label_values(&[key.1.as_str()]).sub(gone as i64);
     }
 
     /// Connections of this protocol that `peer` made.
     fn accepted(&self, peer: &PeerId, alpn: Alpn) -> usize {
         self.lock().get(&(*peer, alpn)).map_or(0, |entries| entries.iter().filter(|e| !e.dialled).count())
-    }
-
-    /// What all may hold is divided among those that there are: told anew where it makes a difference of a half.
-    fn share_buffers(&self, open: &HashMap<Key, Vec<Entry>>) {
-        let window = self.config.window(open.values().map(Vec::len).sum());
-        let told = u64::from(self.window.load(Ordering::Relaxed));
-        self.metrics.in_use("connection_window_bytes", window.into_inner());
-        if window.into_inner() * 2 > told && told * 2 > window.into_inner() {
-            return;
-        }
-        self.window.store(u32::try_from(window.into_inner()).unwrap_or(u32::MAX), Ordering::Relaxed);
-        open.values().flatten().for_each(|entry| entry.connection.set_receive_window(window));
     }
 
     fn close_if(&self, reason: &str, void: impl Fn(&Key, &Entry) -> bool) {

@@ -7,17 +7,14 @@ use libp2p::PeerId;
 use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
 use super::congestion::{Factory, PathState};
+use super::spread::Bounds;
+use super::windows::{Buffers, LEAST_SENDING};
 use crate::alpn::Alpn;
 use crate::config::{Config, Congestion};
 use crate::identity::Guard;
 use crate::limits::Limits;
 use crate::socket::Mark;
 
-/// Receive windows of a stream and a connection, in bytes: 100 ms at 1 Gbit/s and more.
-const STREAM_WINDOW: u32 = 16 << 20;
-const CONNECTION_WINDOW: u32 = 64 << 20;
-/// Share of the host's memory that one connection's window may take, as a divisor.
-const MEMORY_SHARE: u64 = 32;
 /// Streams that a stranger may have open, to join.
 const STRANGERS_STREAMS: u32 = 4;
 /// Round trip time that is assumed until one is measured: of a path that no probe measured, and the least.
@@ -55,20 +52,24 @@ pub(crate) struct Settings {
     idle_timeout: Duration,
     serve_join: bool,
     pub(super) limits: Limits,
-    buffers: u64,
+    pub(super) buffers: Buffers,
 }
 
 impl Settings {
     pub(crate) fn new(config: &Config) -> Self {
         let Config { congestion, idle_timeout, serve_join, .. } = *config;
         let limits = config.limits.clone();
-        Self { congestion, idle_timeout, serve_join, buffers: limits.buffers(), limits }
+        Self { congestion, idle_timeout, serve_join, buffers: Buffers(limits.buffers()), limits }
     }
 
-    /// Window of each of so many connections, in bytes.
-    pub(super) fn window(&self, connections: usize) -> VarInt {
-        let window = Limits::window(self.buffers, connections, connection_window().into());
-        VarInt::from_u32(u32::try_from(window).unwrap_or(u32::MAX))
+    /// What bounds the connections with one peer.
+    pub(super) fn bounds(&self) -> Bounds {
+        Bounds {
+            streams: self.limits.streams,
+            // The peer takes as many again: renewals, and those that were dialled at the same time.
+            connections: (self.limits.connections_per_peer / 2).max(1),
+            processors: std::thread::available_parallelism().map_or(1, usize::from),
+        }
     }
 
     pub(crate) fn congestion(&self) -> Congestion {
@@ -118,7 +119,8 @@ impl Settings {
     }
 
     fn transport(&self, path: Option<&Arc<PathState>>) -> TransportConfig {
-        let window = connection_window();
+        let window = self.buffers.most();
+        let bytes = |count: u64| VarInt::from_u64(count).unwrap_or(VarInt::MAX);
         let mut mtu = MtuDiscoveryConfig::default();
         mtu.upper_bound(MAX_PAYLOAD);
         let mut acks = AckFrequencyConfig::default();
@@ -132,9 +134,9 @@ impl Settings {
             .max_idle_timeout(IdleTimeout::try_from(self.idle_timeout).ok())
             // Probes keep paths open and notice dead ones, one for all connections of a peer.
             .keep_alive_interval(None)
-            .stream_receive_window(VarInt::from_u32(STREAM_WINDOW.min(window)))
-            .receive_window(VarInt::from_u32(window))
-            .send_window(u64::from(window))
+            .stream_receive_window(bytes(self.buffers.stream()))
+            .receive_window(bytes(window))
+            .send_window(LEAST_SENDING)
             .mtu_discovery_config(Some(mtu))
             .packet_threshold(ACK_OVERTAKEN)
             .ack_frequency_config(Some(acks))
@@ -147,10 +149,4 @@ impl Settings {
         }
         transport
     }
-}
-
-/// Scaled to the host: an edge of 512 MB offers 16 MB.
-fn connection_window() -> u32 {
-    let memory = nix::sys::sysinfo::sysinfo().map_or(u64::MAX, |info| info.ram_total());
-    u32::try_from(memory / MEMORY_SHARE).unwrap_or(u32::MAX).clamp(1 << 20, CONNECTION_WINDOW)
 }

@@ -7,6 +7,7 @@ mod common;
 mod many;
 mod middlebox;
 mod strangers;
+mod streams;
 
 use std::time::{Duration, Instant};
 

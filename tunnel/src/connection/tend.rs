@@ -1,0 +1,178 @@
+//! What is done for open connections now and then: windows grow where readers stopped, connections that nobody wants
+//! any more are closed, and what is in use is told.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quinn::VarInt;
+
+use super::spread::Load;
+use super::{Connections, Entry, Key, code};
+
+/// How often connections are looked at: so long other streams stand still when readers that stopped have filled their
+/// connection's window.
+const EVERY: Duration = Duration::from_millis(200);
+/// How long a connection beyond those that are wanted is without a stream before it is closed. The other end does not
+/// use it by then either.
+const SURPLUS: Duration = Duration::from_secs(60);
+
+impl Entry {
+    pub(super) fn is_usable(&self) -> bool {
+        self.connection.close_reason().is_none()
+    }
+
+    pub(super) fn load(&self) -> Load {
+        let (opened, accepted) = (self.usage.opened(), self.usage.accepted());
+        Load { opened, accepted, blocked: self.watch.blocked, busy: self.watch.busy }
+    }
+
+    /// Offers the peer a window, where that is news: at once if it waits for it.
+    fn offer(&mut self, window: u64, waits: bool) {
+        let rises = window > self.window && (waits || window - self.window >= self.window / 4);
+        if rises || window <= self.window / 2 {
+            self.window = window;
+            self.connection.set_receive_window(VarInt::from_u64(window).unwrap_or(VarInt::MAX));
+        }
+    }
+}
+
+impl Connections {
+    /// Looks at the connections until the end.
+    pub(crate) async fn tend(self: Arc<Self>) {
+        let mut every = tokio::time::interval(EVERY);
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while self.stop.run_until_cancelled(every.tick()).await.is_some() {
+            self.look(Instant::now());
+        }
+    }
+
+    pub(super) fn look(&self, now: Instant) {
+        let mut open = self.lock();
+        self.grow_windows(&mut open, now);
+        for (key, entries) in open.iter_mut() {
+            self.close_surplus(key, entries, now);
+        }
+        self.tell(&open);
+    }
+
+    fn grow_windows(&self, open: &mut HashMap<Key, Vec<Entry>>, now: Instant) {
+        let buffers = self.config.buffers;
+        let window = buffers.window(open.values().map(Vec::len).sum());
+        let mut grown: u64 = open.values().flatten().map(|entry| entry.growth).sum();
+        for entry in open.values_mut().flatten() {
+            let streams = u64::from(entry.usage.opened() + entry.usage.accepted());
+            if streams == 0 && entry.growth == 0 {
+                entry.watch.rest();
+                continue;
+            }
+            let stats = entry.connection.stats();
+            let blocked = entry.watch.look(now, stats.into());
+            entry.usage.take(buffers.sending(entry.watch.rate, stats.path.rtt));
+            let others = grown - entry.growth;
+            entry.growth = buffers.growth(entry.growth, others, streams, blocked);
+            grown = others + entry.growth;
+            entry.offer(window + entry.growth, blocked);
+        }
+    }
+
+    /// What all may hold is divided among those that there are.
+    pub(super) fn share_buffers(&self, open: &mut HashMap<Key, Vec<Entry>>) {
+        let window = self.config.buffers.window(open.values().map(Vec::len).sum());
+        for entry in open.values_mut().flatten() {
+            entry.offer(window + entry.growth, false);
+        }
+    }
+
+    /// Closes what neither end wants, has no streams and was dialled by this end.
+    fn close_surplus(&self, key: &Key, entries: &mut [Entry], now: Instant) {
+        let loads: Vec<Load> = entries.iter().filter(|entry| entry.is_usable()).map(Entry::load).collect();
+        let wanted = self.bounds.surplus(&loads);
+        let usable = entries.iter_mut().filter(|entry| entry.is_usable());
+        for (position, (entry, load)) in usable.zip(loads).enumerate() {
+            let surplus = position >= wanted && load.opened == 0 && load.accepted == 0;
+            entry.surplus_since = surplus.then(|| entry.surplus_since.unwrap_or(now));
+            if entry.dialled && entry.surplus_since.is_some_and(|since| now - since >= SURPLUS) {
+                tracing::debug!(peer = %key.0, alpn = %key.1, "a connection is closed that nobody wants any more");
+                entry.connection.close(code::SURPLUS, b"wanted no more");
+            }
+        }
+    }
+
+    /// Tells what is in use of what is bounded: of each bound the most that anybody has.
+    fn tell(&self, open: &HashMap<Key, Vec<Entry>>) {
+        let entries = || open.values().flatten();
+        let streams = entries().map(|entry| entry.usage.opened().max(entry.usage.accepted())).max();
+        let accepted = |entries: &Vec<Entry>| entries.iter().filter(|entry| !entry.dialled).count();
+        let connections = open.values().map(accepted).max();
+        self.metrics.in_use("streams_per_connection", streams.unwrap_or_default().into());
+        self.metrics.in_use("connections_per_peer", connections.unwrap_or_default() as u64);
+        self.metrics.in_use("buffer_bytes", entries().map(|entry| entry.window).sum());
+        self.metrics
+            .in_use("connection_window_bytes", entries().map(|entry| entry.window).max().unwrap_or_default());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Limits;
+    use crate::alpn::Alpn;
+    use crate::connection::testing::{Bench, passes};
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    async fn until(bench: &Bench, connections: usize) {
+        let there = async {
+            while (bench.a.connections(), bench.b.connections()) != (connections, connections) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let counts = || (bench.a.connections(), bench.b.connections());
+        tokio::time::timeout(PATIENCE, there).await.unwrap_or_else(|_| panic!("{:?} connections", counts()));
+    }
+
+    fn look(bench: &Bench, now: Instant) {
+        for node in [&bench.a, &bench.b] {
+            node.tunnel.parts().0.look(now);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_nobody_wants_any_more_is_closed() {
+        let mut bench = Bench::new(Limits { streams: 4, ..Limits::default() }).await;
+        let mut streams = Vec::new();
+        for _ in 0..3 {
+            streams.push(bench.stream().await);
+        }
+        until(&bench, 2).await;
+        let datagrams = |bench: &Bench| {
+            let (connections, ..) = bench.a.tunnel.parts();
+            connections.for_datagrams(&bench.b.tunnel.peer_id()).map(|connection| connection.stable_id())
+        };
+        let before = datagrams(&bench);
+        for _ in 0..2 {
+            streams.push(bench.stream().await);
+        }
+        until(&bench, 3).await;
+        assert_eq!(datagrams(&bench), before, "they keep their order");
+        look(&bench, Instant::now());
+        look(&bench, Instant::now() + SURPLUS * 2);
+        assert_eq!(bench.a.connections(), 3, "as long as they have streams");
+        let mut last = streams.pop().unwrap();
+        drop(streams);
+        look(&bench, Instant::now());
+        look(&bench, Instant::now() + SURPLUS / 2);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(bench.a.connections(), 3);
+        look(&bench, Instant::now() + SURPLUS);
+        let (connections, ..) = bench.a.tunnel.parts();
+        let key = (bench.b.tunnel.peer_id(), Alpn::Mesh);
+        let left = connections.open.lock().unwrap()[&key].iter().filter(|entry| entry.is_usable()).count();
+        assert!(left <= 2, "that of the last stream and the first in order: {left}");
+        until(&bench, left).await;
+        assert!(passes(&mut last).await);
+        let mut another = bench.stream().await;
+        assert!(passes(&mut another).await);
+    }
+}

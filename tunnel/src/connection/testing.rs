@@ -1,0 +1,142 @@
+//! Two nodes of one cluster on the loopback interface.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use prometheus::Registry;
+
+use crate::alpn::Alpn;
+use crate::identity::{Authority, Claims, Identity, Role, SignedCredential, Trust};
+use crate::{Config, Incoming, Limits, Peer, Stream, Tunnel};
+
+/// Life of the first credentials, in seconds; so much of it is over.
+pub(super) const LIFE: u64 = 600;
+pub(super) const OVER: u64 = 60;
+
+/// A cluster's CA with two nodes that know each other's address.
+pub(super) struct Bench {
+    authority: Authority,
+    pub(super) a: Node,
+    pub(super) b: Node,
+}
+
+pub(super) struct Node {
+    name: &'static str,
+    identity: Arc<Identity>,
+    pub(super) tunnel: Tunnel,
+    incoming: Incoming,
+}
+
+fn seconds(now: SystemTime) -> u64 {
+    now.duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+fn credential(
+    authority: &Authority,
+    name: &str,
+    identity: &Identity,
+    not_before: u64,
+    life: u64,
+) -> SignedCredential {
+    let claims = Claims {
+        cluster: "test".to_owned(),
+        node: name.to_owned(),
+        node_uid: format!("uid-{name}"),
+        peer: identity.peer_id().to_bytes().into(),
+        site: "site".to_owned(),
+        roles: [Role::Edge].into_iter().collect(),
+        not_before,
+        expires: not_before + life,
+        serial: not_before,
+    };
+    authority.sign(&claims).unwrap()
+}
+
+async fn node(authority: &Authority, name: &'static str, limits: &Limits) -> Node {
+    let identity = Arc::new(Identity::generate().unwrap());
+    let shown = credential(authority, name, &identity, seconds(SystemTime::now()) - OVER, LIFE);
+    let trust = Trust::new("test", [authority.certificate()]).unwrap();
+    let config = Config {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        libp2p: false,
+        limits: limits.clone(),
+        ..Config::default()
+    };
+    let (tunnel, incoming) =
+        Tunnel::start(config, identity.clone(), shown, trust, &Registry::new()).await.unwrap();
+    Node { name, identity, tunnel, incoming }
+}
+
+impl Bench {
+    pub(super) async fn new(limits: Limits) -> Self {
+        let authority = Authority::generate("test", SystemTime::now()).unwrap();
+        let (a, b) = (node(&authority, "a", &limits).await, node(&authority, "b", &limits).await);
+        a.tunnel.set_peers(vec![b.as_peer()]);
+        b.tunnel.set_peers(vec![a.as_peer()]);
+        Self { authority, a, b }
+    }
+
+    /// Both nodes get a credential of a day.
+    pub(super) fn renew_credentials(&self) {
+        for node in [&self.a, &self.b] {
+            let now = seconds(SystemTime::now());
+            let shown = credential(&self.authority, node.name, &node.identity, now, 86_400);
+            node.tunnel.set_credential(shown).unwrap();
+        }
+    }
+
+    /// What the timer does, `later` than now, at both nodes.
+    pub(super) async fn renew(&self, later: Duration) -> usize {
+        let mut renewed = 0;
+        for node in [&self.a, &self.b] {
+            let (connections, dialler, engine) = node.tunnel.parts();
+            for key in connections.ending(SystemTime::now() + later, Instant::now() + later) {
+                connections.renew(dialler, engine, key).await;
+                renewed += 1;
+            }
+        }
+        renewed
+    }
+
+    pub(super) fn recheck(&self, later: Duration) {
+        for node in [&self.a, &self.b] {
+            let (connections, ..) = node.tunnel.parts();
+            let trust = connections.guard.trust().unwrap();
+            connections.recheck(&trust, SystemTime::now() + later);
+        }
+    }
+
+    /// A stream from `a` to `b`, with both of its ends.
+    pub(super) async fn stream(&mut self) -> (Stream, Stream) {
+        let mut near = self.a.tunnel.open(self.b.tunnel.peer_id(), Alpn::Mesh).await.unwrap();
+        near.send.write_all(b"hello").await.unwrap();
+        let Some(crate::Accepted::Stream { stream: mut far, .. }) = self.b.incoming.accept().await else {
+            panic!("a stream")
+        };
+        far.recv.read_exact(&mut [0; 5]).await.unwrap();
+        (near, far)
+    }
+}
+
+impl Node {
+    fn as_peer(&self) -> Peer {
+        Peer {
+            peer: self.tunnel.peer_id(),
+            node: edgeloom_model::NodeName::new(self.name).unwrap(),
+            site: edgeloom_model::Site::new("site").unwrap(),
+            addresses: vec![self.tunnel.local_address()],
+        }
+    }
+
+    pub(super) fn connections(&self) -> usize {
+        self.tunnel.parts().0.lock().values().map(Vec::len).sum()
+    }
+}
+
+pub(super) async fn passes((near, far): &mut (Stream, Stream)) -> bool {
+    let there = async {
+        far.send.write_all(b"x").await.ok()?;
+        near.recv.read_exact(&mut [0]).await.ok()
+    };
+    there.await.is_some()
+}
