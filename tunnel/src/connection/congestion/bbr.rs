@@ -30,6 +30,8 @@ const SLACK: Duration = Duration::from_millis(5);
 /// Packets that may be on their way beyond what the path holds: if all of them are lost, the gaps are half of those
 /// (1,024) upon which quinn's receiver ends the connection.
 const EXCESS: u64 = 512;
+/// The same where so much is lost all the time: each round loses them anew before the last round's are sent again.
+const LEAST_EXCESS: u64 = 192;
 /// Rounds whose highest rate counts.
 const ROUNDS: u64 = 10;
 /// Growth below which so many rounds end the doubling.
@@ -188,7 +190,7 @@ impl Bbr {
             let flat = if grew || limited { 0 } else { flat + 1 };
             self.doubling = (flat < FLAT_ROUNDS).then_some((if grew { rate } else { before }, flat));
         }
-        let least = self.holds(LEAST_GAIN);
+        let least = self.holds(LEAST_GAIN).min(self.holds(1.0) + (LEAST_EXCESS * self.mtu) as f64);
         self.bound = match self.bound {
             _ if lossy => Some((self.window as f64 * SHRINK).max(least)),
             Some(bound) => {

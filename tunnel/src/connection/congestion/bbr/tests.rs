@@ -168,7 +168,9 @@ fn a_path_is_filled_and_not_flooded() {
 
 #[test]
 fn where_hardly_anything_waits_little_is_lost() {
-    for (mbits, rtt, queue) in [(200.0, 20, 5), (190.0, 40, 2), (50.0, 20, 1)] {
+    for (mbits, rtt, queue) in
+        [(200.0, 20, 5), (190.0, 40, 2), (50.0, 20, 1), (500.0, 50, 1), (500.0, 100, 1), (500.0, 100, 5)]
+    {
         let mut path = path(mbits, rtt, queue, 0.0);
         path.run(ms(rtt) * 30);
         let (used, lost) = path.measure(Duration::from_secs(10));
