@@ -40,6 +40,12 @@ impl Shares {
         *count += 1;
         Some(Share { shares: self.clone(), source })
     }
+
+    /// Places of the source that holds the most.
+    pub fn most(&self) -> usize {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.values().copied().max().unwrap_or_default()
+    }
 }
 
 impl Drop for Share {
@@ -77,6 +83,7 @@ mod tests {
             assert!(first.is_some() && second.is_some());
             assert!(take(one).is_none() && take(same).is_none());
             assert!(take(other).is_some());
+            assert_eq!(shares.most(), 2);
             drop(first);
             assert!(take(same).is_some());
         }

@@ -57,8 +57,11 @@ pub(crate) async fn accept(
             .then(|| mux.table.guests.admit(remote));
         let tell = {
             let (members, strangers) = (members.clone(), strangers.clone());
+            let (of_sources, of_peers) = (shares.clone(), of_peers.clone());
             let (metrics, limits) = (connections.metrics.clone(), limits.clone());
             move || {
+                metrics.in_use("strangers_per_source", of_sources.most() as u64);
+                metrics.in_use("handshakes_per_peer", of_peers.most() as u64);
                 metrics.in_use("handshakes", (limits.handshakes - members.available_permits()) as u64);
                 metrics.in_use("strangers", (limits.strangers - strangers.available_permits()) as u64);
             }
