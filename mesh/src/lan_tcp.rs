@@ -93,7 +93,7 @@ impl LanTcp {
         let now = Instant::now();
         let (mut peers, lan) = (self.peers(), self.carrier.lan(peer));
         let state = peers.entry(peer).or_default();
-        state.choice.flow(now);
+        state.choice.flow(now, lan);
         let goes_to = state.choice.goes_to(now)?;
         // The path may have moved since it was looked at.
         lan.filter(|lan| lan.address == goes_to)?;
@@ -238,7 +238,7 @@ impl LanTcp {
         {
             let (mut peers, now) = (self.peers(), Instant::now());
             let choice = &mut peers.entry(peer).or_default().choice;
-            choice.flow(now);
+            choice.flow(now, Some(lan));
             choice.look(now, Some(lan), 0);
             choice.measured(now, lan.address, 1.0, 2.0);
         }

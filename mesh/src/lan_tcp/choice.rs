@@ -97,9 +97,11 @@ impl Dials {
 }
 
 impl Choice {
-    /// A flow goes to the peer, whatever carries it.
-    pub(super) fn flow(&mut self, now: Instant) {
+    /// A flow goes to the peer, which is there on the LAN, or is not; whatever carries it. What it carries counts from
+    /// its first byte.
+    pub(super) fn flow(&mut self, now: Instant, lan: Option<LanPeer>) {
         self.flow_at = Some(now);
+        self.lan = self.lan.or(lan.map(|lan| (lan.address, lan.bytes)));
     }
 
     /// A flow would have gone over TCP, and nothing was ready.

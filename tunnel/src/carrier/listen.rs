@@ -20,7 +20,7 @@ use crate::connection::Connections;
 use crate::engine::Handle;
 use crate::engine::carriers::Opened;
 use crate::identity::{Admitted, Guard, JOIN_ALPN, Verified};
-use crate::lan::{LAN_ALPN, Socket};
+use crate::lan::{Buffered, LAN_ALPN};
 use crate::metrics::Metrics;
 use crate::share::Shares;
 use crate::socket::Mux;
@@ -67,7 +67,7 @@ struct Port {
 /// What a handshake led to.
 enum Shaken {
     Carrier(Io, Opened),
-    Lan(Box<(TlsStream<Socket>, Verified)>),
+    Lan(Box<(TlsStream<Buffered>, Verified)>),
 }
 
 /// What a listener is made from.
@@ -216,7 +216,7 @@ impl Port {
             let tls = self.tls.accept(stream).await?;
             return self.challenge(tls).await.map(|(stream, opened)| Shaken::Carrier(stream, opened));
         }
-        let tls = TlsStream::from(self.tls.accept(Socket::new(stream)).await?);
+        let tls = TlsStream::from(self.tls.accept(Buffered::new(stream)).await?);
         let (_, session) = tls.get_ref();
         let alpn = session.alpn_protocol().ok_or_else(|| io::Error::other("no protocol was asked for"))?;
         let for_flows = alpn == LAN_ALPN;

@@ -43,7 +43,7 @@ use watch::Watch;
 use crate::Accepted;
 use crate::alpn::Alpn;
 use crate::identity::{Guard, Trust, Verified};
-use crate::lan::{self, Register, Socket};
+use crate::lan::{self, Buffered, Register};
 use crate::metrics::Metrics;
 use crate::socket::PeerSlot;
 
@@ -298,7 +298,12 @@ impl Connections {
     }
 
     /// Hands on a connection over TCP whose peer was admitted.
-    pub(crate) async fn take_lan(&self, tls: TlsStream<Socket>, peer: Verified, slot: Option<Arc<PeerSlot>>) {
+    pub(crate) async fn take_lan(
+        &self,
+        tls: TlsStream<Buffered>,
+        peer: Verified,
+        slot: Option<Arc<PeerSlot>>,
+    ) {
         let from = Arc::new(peer);
         match lan::admit(tls, &from, self.lan_origin(slot)) {
             Some(stream) => {

@@ -10,7 +10,7 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use super::{Account, LAN_ALPN, LanStream, Register, Socket};
+use super::{Account, Buffered, LAN_ALPN, LanStream, Register};
 use crate::error::Named;
 use crate::identity::{Admitted, Guard, Refusal, Verified};
 
@@ -66,7 +66,7 @@ pub async fn dial(guard: &Guard, peer: PeerId, address: SocketAddr) -> Result<La
 /// If the handshake fails, or the peer is no member.
 pub async fn accept(guard: &Guard, tcp: TcpStream) -> io::Result<(Verified, LanStream)> {
     let config = guard.server_config(&[LAN_ALPN]).map_err(io::Error::other)?;
-    let tls = TlsAcceptor::from(Arc::new(config)).accept(Socket::new(tcp)).await?;
+    let tls = TlsAcceptor::from(Arc::new(config)).accept(Buffered::new(tcp)).await?;
     let tls = TlsStream::from(tls);
     let verified = judge(guard, &tls).map_err(|refusal| io::Error::other(refusal.to_string()))?;
     Ok((verified, LanStream::new(tls, None, None)))
@@ -81,14 +81,14 @@ impl Origin {
         address: SocketAddr,
     ) -> Result<LanStream, LanError> {
         let (tls, verified) = connect(guard, peer, address).await?;
-        let place = self.register.place(&Arc::new(verified), tls.get_ref().0, false);
+        let place = self.register.place(&Arc::new(verified), tls.get_ref().0.socket(), false);
         Ok(LanStream::new(tls, Some(self.account), place))
     }
 }
 
 /// Takes a connection whose handshake was accepted; none if the peer has as many as it may.
-pub(crate) fn admit(tls: TlsStream<Socket>, from: &Arc<Verified>, origin: Origin) -> Option<LanStream> {
-    let place = origin.register.place(from, tls.get_ref().0, true)?;
+pub(crate) fn admit(tls: TlsStream<Buffered>, from: &Arc<Verified>, origin: Origin) -> Option<LanStream> {
+    let place = origin.register.place(from, tls.get_ref().0.socket(), true)?;
     Some(LanStream::new(tls, Some(origin.account), Some(place)))
 }
 
@@ -96,15 +96,15 @@ async fn connect(
     guard: &Guard,
     peer: PeerId,
     address: SocketAddr,
-) -> Result<(TlsStream<Socket>, Verified), LanError> {
+) -> Result<(TlsStream<Buffered>, Verified), LanError> {
     let failed = |source: io::Error| LanError::Failed { address, source };
     let within = |limit: Duration| {
         move |_| failed(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}")))
     };
     let tcp = tokio::time::timeout(CONNECT_PATIENCE, TcpStream::connect(address)).await;
     let tcp = tcp.map_err(within(CONNECT_PATIENCE))?.map_err(failed)?;
-    let socket = Socket::new(tcp);
-    socket.tune();
+    let socket = Buffered::new(tcp);
+    socket.socket().tune();
     let config =
         guard.client_config(LAN_ALPN, Some(peer)).map_err(|error| failed(io::Error::other(error)))?;
     let name = ServerName::try_from(SERVER_NAME).expect("the constant is a name");
@@ -116,7 +116,7 @@ async fn connect(
 }
 
 /// Who is at the other end, if it may be.
-fn judge(guard: &Guard, tls: &TlsStream<Socket>) -> Result<Verified, Refusal> {
+fn judge(guard: &Guard, tls: &TlsStream<Buffered>) -> Result<Verified, Refusal> {
     let (_, session) = tls.get_ref();
     if session.alpn_protocol() != Some(LAN_ALPN) {
         return Err(Refusal::Protocol);

@@ -32,7 +32,8 @@ use tokio_util::io::poll_read_buf;
 pub use handshake::{LanError, accept, dial};
 pub(crate) use handshake::{Origin, admit};
 pub(crate) use register::Register;
-pub(crate) use socket::Socket;
+pub(crate) use socket::Buffered;
+use socket::Socket;
 
 use crate::socket::PeerSlot;
 
@@ -73,7 +74,7 @@ pub struct LanRecv {
 /// What both halves hold.
 #[derive(Debug)]
 struct Link {
-    tls: Mutex<TlsStream<Socket>>,
+    tls: Mutex<TlsStream<Buffered>>,
     socket: Socket,
     /// [`SENT`] and [`RECEIVED`].
     ended: AtomicU8,
@@ -90,8 +91,8 @@ pub(crate) struct Account {
 }
 
 impl LanStream {
-    fn new(tls: TlsStream<Socket>, account: Option<Account>, place: Option<register::Place>) -> Self {
-        let socket = tls.get_ref().0.clone();
+    fn new(tls: TlsStream<Buffered>, account: Option<Account>, place: Option<register::Place>) -> Self {
+        let socket = tls.get_ref().0.socket().clone();
         socket.tune();
         let (tls, ended) = (Mutex::new(tls), AtomicU8::new(0));
         Self { link: Arc::new(Link { tls, socket, ended, account, _place: place }) }
@@ -100,7 +101,7 @@ impl LanStream {
     /// Whether it can still be used, of a connection on which nothing was said yet: false if the other end closed it.
     /// One whose peer vanished without a word looks alive until something is sent.
     pub fn is_alive(&self) -> bool {
-        self.link.socket.is_quiet()
+        self.link.lock().get_ref().0.is_empty() && self.link.socket.is_quiet()
     }
 
     /// Both halves.
@@ -168,14 +169,14 @@ impl LanRecv {
 }
 
 impl Link {
-    fn lock(&self) -> MutexGuard<'_, TlsStream<Socket>> {
+    fn lock(&self) -> MutexGuard<'_, TlsStream<Buffered>> {
         self.tls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn poll<T>(
         &self,
         cx: &mut Context<'_>,
-        f: impl FnOnce(Pin<&mut TlsStream<Socket>>, &mut Context<'_>) -> Poll<T>,
+        f: impl FnOnce(Pin<&mut TlsStream<Buffered>>, &mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
         f(Pin::new(&mut *self.lock()), cx)
     }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{Buf as _, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -20,18 +21,16 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 const ASK_TIMES: u32 = 3;
 /// Bytes were sent and the other host acknowledged nothing for so long: it, or the LAN, is gone.
 pub(super) const UNHEARD: Duration = Duration::from_secs(4);
+/// Bytes that are read of a connection at once: four records of TLS.
+const AHEAD: usize = 64 << 10;
 /// How often that is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// A TCP connection; clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct Socket(Arc<TcpStream>);
+pub(super) struct Socket(Arc<TcpStream>);
 
 impl Socket {
-    pub(crate) fn new(tcp: TcpStream) -> Self {
-        Self(Arc::new(tcp))
-    }
-
     /// Sets a connection up for a flow, whatever it was set up for before.
     ///
     /// Not by `TCP_USER_TIMEOUT`: the kernel counts with it how long the other end's window is shut as well, and a
@@ -116,23 +115,59 @@ fn info(tcp: &TcpStream) -> Option<libc::tcp_info> {
     (result == 0).then(|| unsafe { info.assume_init() })
 }
 
-impl AsyncRead for Socket {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+/// What TLS reads and writes by. It asks for 4 KiB at a time; the system is asked for what is there.
+#[derive(Debug)]
+pub(crate) struct Buffered {
+    socket: Socket,
+    /// Read from the socket, not yet taken.
+    ahead: BytesMut,
+}
+
+impl Buffered {
+    pub(crate) fn new(tcp: TcpStream) -> Self {
+        Self { socket: Socket(Arc::new(tcp)), ahead: BytesMut::new() }
+    }
+
+    pub(super) fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// Whether nothing was read that was not taken.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ahead.is_empty()
+    }
+
+    /// Reads what is there; nothing is held while nothing is.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let tcp = &self.socket.0;
         loop {
-            ready!(self.0.poll_read_ready(cx))?;
-            match self.0.try_read(buf.initialize_unfilled()) {
-                Ok(count) => {
-                    buf.advance(count);
-                    return Poll::Ready(Ok(()));
-                }
+            if tcp.poll_read_ready(cx)?.is_pending() {
+                self.ahead = BytesMut::new();
+                return Poll::Pending;
+            }
+            self.ahead.reserve(AHEAD);
+            match tcp.try_read_buf(&mut self.ahead) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+                read => return Poll::Ready(read),
             }
         }
     }
 }
 
-impl AsyncWrite for Socket {
+impl AsyncRead for Buffered {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.ahead.is_empty() && ready!(this.poll_fill(cx))? == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let count = buf.remaining().min(this.ahead.len());
+        buf.put_slice(&this.ahead[..count]);
+        this.ahead.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Buffered {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
@@ -142,9 +177,10 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let tcp = &self.socket.0;
         loop {
-            ready!(self.0.poll_write_ready(cx))?;
-            match self.0.try_write_vectored(bufs) {
+            ready!(tcp.poll_write_ready(cx))?;
+            match tcp.try_write_vectored(bufs) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 written => return Poll::Ready(written),
             }
@@ -160,7 +196,7 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match SockRef::from(&*self.0).shutdown(Shutdown::Write) {
+        match SockRef::from(&*self.socket.0).shutdown(Shutdown::Write) {
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
             result => Poll::Ready(result),
         }

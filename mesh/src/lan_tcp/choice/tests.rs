@@ -17,8 +17,7 @@ fn seconds(count: u64) -> Duration {
 /// A peer on the LAN to which flows go, measured with this result.
 fn measured(start: Instant, quic: f64, tcp: f64) -> Choice {
     let mut choice = Choice::default();
-    choice.flow(start);
-    assert_eq!(choice.look(start, at(2, 0), 0), Step::Close);
+    choice.flow(start, at(2, 0));
     assert_eq!(choice.look(start, at(2, WORTH), 0), Step::Measure);
     choice.measured(start, address(2), quic, tcp);
     choice
@@ -36,19 +35,28 @@ fn it_is_measured_when_enough_was_carried_and_not_again_at_once() {
         (3, at(2, 532 * MIB), Step::Measure),
         (4, at(2, 600 * MIB), Step::Close),
     ] {
-        choice.flow(start + seconds(second));
+        choice.flow(start + seconds(second), None);
         assert_eq!(choice.look(start + seconds(second), lan, 0), want, "after {second} s");
     }
     choice.failed(start + seconds(5));
     let again = start + seconds(5) + RETRY;
-    choice.flow(again);
+    choice.flow(again, None);
     assert_eq!(choice.look(again - seconds(1), at(2, 900 * MIB), 0), Step::Close, "it failed a moment ago");
     assert_eq!(choice.look(again, at(2, 900 * MIB), 0), Step::Measure);
     choice.measured(again, address(2), 100.0, 100.0);
-    choice.flow(again + seconds(3600));
+    choice.flow(again + seconds(3600), None);
     assert_eq!(choice.look(again + seconds(3600), at(2, 9000 * MIB), 0), Step::Close, "it holds");
-    choice.flow(again + HOLDS);
+    choice.flow(again + HOLDS, None);
     assert_eq!(choice.look(again + HOLDS, at(2, 9000 * MIB), 0), Step::Measure);
+}
+
+#[test]
+fn the_first_flow_counts_from_its_first_byte() {
+    let start = Instant::now();
+    let mut choice = Choice::default();
+    choice.flow(start, at(2, 100 * MIB));
+    // It was over before the peer was looked at.
+    assert_eq!(choice.look(start + seconds(1), at(2, 140 * MIB), 0), Step::Measure);
 }
 
 #[test]
@@ -99,13 +107,13 @@ fn more_is_kept_ready_where_it_was_missed_and_nothing_where_no_flows_go() {
     assert_eq!(choice.look(now, at(2, WORTH), 2), Step::Nothing);
     for want in [4, 8, 8] {
         now += seconds(9);
-        choice.flow(now);
+        choice.flow(now, None);
         choice.missed(now);
         assert_eq!(choice.look(now, at(2, WORTH), 0), Step::Dial(want));
     }
     for want in [7, 6, 5, 4, 3, 2, 2, 2] {
         now += PLENTY;
-        choice.flow(now);
+        choice.flow(now, None);
         assert_eq!(choice.look(now, at(2, WORTH), 0), Step::Dial(want));
     }
     let idle = now + IDLE;
@@ -122,7 +130,7 @@ fn handshakes_are_not_made_faster_than_a_small_host_bears() {
     // A flow takes each connection as soon as it is there, for ten seconds.
     for step in 0..1000 {
         let now = start + Duration::from_millis(10) * step;
-        choice.flow(now);
+        choice.flow(now, None);
         choice.missed(now);
         if let Step::Dial(count) = choice.look(now, at(2, WORTH), 0) {
             begun += count;

@@ -56,6 +56,7 @@ fn tried(lan: &mut World) -> Result<()> {
     bytes_go_over_tcp(lan)?;
     ends_are_whole(lan)?;
     strangers_get_nothing(lan)?;
+    port_is_shut(lan)?;
     cut(lan)
 }
 
@@ -200,6 +201,28 @@ fn knock(guard: &Guard, peer: PeerId) -> Result<bool> {
         let answer = tokio::time::timeout(Duration::from_secs(5), recv.read(64)).await;
         Ok(answer.is_ok_and(|read| read.is_ok_and(|read| !read.is_empty())))
     })
+}
+
+/// A firewall shuts the port, without a word: no call fails for it, and when it opens flows come back.
+fn port_is_shut(lan: &World) -> Result<()> {
+    let rules = format!(
+        "add table inet shut; add chain inet shut in {{ type filter hook input priority -10; }}; \
+         add rule inet shut in iifname {INTERFACE} tcp dport 20006 drop"
+    );
+    lan.in_host("edge-b", &["nft", &rules])?.output("nft")?;
+    for _ in 0..5 {
+        lan.expect_orders().context("with the TCP port shut")?;
+    }
+    let peer = peer(lan)?;
+    ensure!(peer["carrier"].is_null() && peer["path"]["by"] == "lan", "with the port shut: {peer}");
+    lan.in_host("edge-b", &["nft", "delete table inet shut"])?.output("nft")?;
+    let again = || -> Result<()> {
+        let before = flows(lan)?;
+        lan.expect_orders()?;
+        ensure!(flows(lan)? > before, "flows go by QUIC");
+        Ok(())
+    };
+    eventually(FOUND, again).context("with the port open again")
 }
 
 /// The LAN goes beneath a flow: it ends, and is no riddle for whoever made it; calls go another way.
