@@ -62,9 +62,9 @@ impl Watch {
         Self { at: now, counters, blocked_since: None, blocked: false, busy: false, rate: 0.0 }
     }
 
-    /// Nothing is in use on the connection, so that nothing keeps it blocked or busy.
+    /// Nothing is in use on the connection, so that nothing keeps it blocked or busy, or is sent.
     pub(super) fn rest(&mut self) {
-        (self.blocked_since, self.blocked, self.busy) = (None, false, false);
+        (self.blocked_since, self.blocked, self.busy, self.rate) = (None, false, false, 0.0);
     }
 
     /// Takes what the counters are now, and tells whether the peer was kept from sending since the last look.
