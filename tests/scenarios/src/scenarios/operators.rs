@@ -163,10 +163,12 @@ const COUNTS: &[&str] = &[
     "edgeloom_tunnel_connections",
     "edgeloom_tunnel_forwarder_sessions",
     "edgeloom_tunnel_in_use",
+    "edgeloom_tunnel_lan_tcp_connections",
     "edgeloom_tunnel_libp2p_peers",
     "edgeloom_tunnel_limit",
     "edgeloom_tunnel_peers",
     "edgeloom_tunnel_reachable",
+    "edgeloom_tunnel_streams",
 ];
 
 /// Every daemon's metrics are explained, and their names say what they are measured in.
