@@ -16,6 +16,9 @@ const LOW_MEMORY: u64 = 100 << 20;
 /// Share of the disk, in percent, and bytes, below both of which the node is short of it. The share is kubelet's
 /// default.
 const LOW_DISK: (u64, u64) = (10, 2 << 30);
+/// The runtime's conditions that a ready node rests on. Others are remarks: containerd has one, from 1.7 on, that is
+/// false as long as something in its configuration is deprecated.
+const REQUIRED: [&str; 2] = ["RuntimeReady", "NetworkReady"];
 /// Images told of at most: kubelet's default.
 const MAX_IMAGES: usize = 50;
 
@@ -148,7 +151,10 @@ fn conditions(measured: &Measured, before: &Value, now: OffsetDateTime) -> Value
 fn ready(measured: &Measured, before: &Value, now: OffsetDateTime) -> Value {
     let failed: Vec<String> = match &measured.conditions {
         Err(error) => vec![format!("container runtime is down: {error}")],
-        Ok(conditions) => conditions.iter().filter(|c| !c.status).map(unready).collect(),
+        Ok(conditions) => {
+            let required = conditions.iter().filter(|c| REQUIRED.contains(&c.r#type.as_str()));
+            required.filter(|c| !c.status).map(unready).collect()
+        }
     };
     if failed.is_empty() {
         return condition("Ready", true, "KubeletReady", "kubelet is posting ready status", before, now);
@@ -246,6 +252,18 @@ mod tests {
             of(&status, "Ready")["message"],
             "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:cni plugin not initialized"
         );
+    }
+
+    #[test]
+    fn a_remark_of_the_runtime_leaves_the_node_ready() {
+        let mut deprecated = measured();
+        deprecated.conditions.as_mut().unwrap().push(RuntimeCondition {
+            r#type: "ContainerdHasNoDeprecationWarnings".into(),
+            status: false,
+            reason: "ContainerdHasDeprecationWarnings".into(),
+            message: "{}".into(),
+        });
+        assert_eq!(of(&status(&deprecated, &Value::Null, at(0)), "Ready")["status"], "True");
     }
 
     #[test]
