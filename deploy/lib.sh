@@ -165,16 +165,26 @@ apt_has() {
   apt-cache policy "$1" 2>/dev/null | grep -q 'Candidate: [0-9]'
 }
 
-apt_get() { apt-get -q -o DPkg::Lock::Timeout=300 -o APT::Update::Error-Mode=any "$@"; }
+apt_get() { apt-get -q -o DPkg::Lock::Timeout=300 "$@"; }
 
-# install_packages NAME…: by apt; says which. Another apt at work, as after a machine's first start, is waited for.
+# apt waits for nobody who fetches the lists as well, as a machine does by itself after its first start.
+update_lists() {
+  local said until=$((SECONDS + 300))
+  until said=$(LC_ALL=C apt_get -o APT::Update::Error-Mode=any update 2>&1); do
+    case $said in *"Could not get lock"*) [ $SECONDS -ge $until ] || { sleep 2; continue; } ;; esac
+    printf '%s\n' "$said"
+    return 1
+  done
+}
+
+# install_packages NAME…: by apt; says which. Another apt at work is waited for.
 install_packages() {
   [ $# -gt 0 ] || return 0
   local name wanted=() old_lists=()
   [ "$(id -u)" -eq 0 ] || fail "missing packages: ${*#maybe:}" "install them: sudo apt-get install ${*#maybe:}"
   lacks apt-get && fail "missing: ${*#maybe:}, and this machine has no apt-get" "install them in its own way and run this again"
   export DEBIAN_FRONTEND=noninteractive
-  if ! step "apt-get update" apt_get update; then
+  if ! step "apt-get update" update_lists; then
     say "  (going on with the package lists that are here)"
     old_lists=("apt-get update failed before: does this machine reach the mirrors in /etc/apt/sources.list and sources.list.d?")
   fi
