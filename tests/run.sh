@@ -33,6 +33,10 @@ while [ $# -gt 0 ]; do
 done
 
 cd "$repo"
+if [ $list -eq 1 ] || [ "$(id -u)" -ne 0 ]; then
+  # shellcheck disable=SC2046 # one word a package
+  install_packages $(build_packages)
+fi
 if [ $list -eq 1 ]; then
   find_cargo
   build edgeloom-scenarios >&2
