@@ -150,7 +150,12 @@ async fn a_node_that_was_killed_is_reached_again_without_any_relay() {
     a.echo(&b, 1000).await.unwrap();
     a.until_path(&b, Path::is_direct).await;
     control.kill();
-    while !folder.path().join("a/peers.json").exists() {
+    // The file is there before an address is in it.
+    let remembers = || {
+        let file = std::fs::read_to_string(folder.path().join("a/peers.json"));
+        file.is_ok_and(|text| text.contains("\"address\""))
+    };
+    while !remembers() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let identity = a.kill();
