@@ -53,8 +53,9 @@ impl Engine {
                 tracing::trace!(%peer, ?source, id, in_use, "probe came");
                 let observed = source.address().filter(|address| !is_carrier(address));
                 let answer = Message::Answer { id, epoch: self.epoch, observed };
-                self.send(&peer, &source, &answer);
+                // Known before the answer is out: what the peer sends next may be here before this returns.
                 self.heard(now, peer, &source, epoch, in_use);
+                self.send(&peer, &source, &answer);
             }
             Message::Answer { id, epoch, observed } => {
                 if self.answered(now, peer, &source, id, epoch, observed).is_some()
