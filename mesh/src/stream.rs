@@ -169,6 +169,18 @@ impl Outlet {
         }
     }
 
+    /// Returns when what carries the stream is gone, though a write waits. A QUIC stream's own calls tell that; a TCP
+    /// connection's wait for as long as the kernel sends again.
+    pub(crate) fn lost(&self) -> impl Future<Output = Broken> + Send + use<> {
+        match &self.send {
+            Sender::Quic(_) => Either::Left(std::future::pending()),
+            Sender::Lan(send) => {
+                let broken = send.broken();
+                Either::Right(async move { lan(&broken.await) })
+            }
+        }
+    }
+
     /// Ends the data in order.
     pub(crate) async fn finish(&mut self) -> Result<(), Broken> {
         match &mut self.send {

@@ -214,8 +214,9 @@ impl Tunnel {
 
     /// Replaces whom this node believes; connections of peers that it no longer does are closed.
     pub fn set_trust(&self, trust: Trust) {
+        // First what comes, then what is there: what is admitted between the two is looked at as well.
+        self.0.guard.set_trust(trust.clone());
         self.0.connections.recheck(&trust, SystemTime::now());
-        self.0.guard.set_trust(trust);
         self.0.engine.lock().recheck();
     }
 

@@ -47,9 +47,15 @@ pub(super) async fn splice(
     outlet.because(Code::Reset);
     inlet.because(Code::Reset);
     let InHand { for_stream, socket_ended, for_socket } = hand;
+    let lost = outlet.lost();
     let up = up(&socket, &mut outlet, for_stream, socket_ended, &carried.sent);
     let down = down(&socket, &mut inlet, for_socket, &carried.received);
-    tokio::try_join!(up, down)?;
+    tokio::select! {
+        // What has ended in order did so, whatever became of its carrier since.
+        biased;
+        ended = async { tokio::try_join!(up, down) } => drop(ended?),
+        why = lost => return Err(why),
+    }
     socket.complete();
     Ok(())
 }

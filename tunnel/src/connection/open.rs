@@ -112,6 +112,10 @@ impl Connections {
             if candidates.may_grow {
                 self.grow(dialler, key, address);
             }
+            if candidates.connections.is_empty() {
+                // What was dialled is gone already; whoever asks tries again.
+                return Err(ConnectionError::LocallyClosed);
+            }
             let opening = candidates.connections.iter().map(|(connection, usage)| {
                 Box::pin(connection.open_bi().map(move |opened| opened.map(|halves| (halves, usage))))
             });

@@ -66,6 +66,7 @@ impl Socket {
 
     /// Returns when the connection is broken, with the reason, though nobody reads or writes.
     pub(super) async fn broken(self) -> io::Error {
+        let mut silent = Duration::ZERO;
         loop {
             tokio::select! {
                 ready = self.0.ready(Interest::ERROR) => {
@@ -73,7 +74,8 @@ impl Socket {
                     return error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
                 }
                 () = tokio::time::sleep(LOOK) => {
-                    if unheard(&self.0).is_some_and(|silence| silence >= UNHEARD) {
+                    silent = longer(silent, unheard(&self.0));
+                    if silent >= UNHEARD {
                         return io::ErrorKind::TimedOut.into();
                     }
                 }
@@ -93,6 +95,12 @@ impl Cutter {
             let _ = SockRef::from(&*tcp).shutdown(Shutdown::Both);
         }
     }
+}
+
+/// For how long something was seen to wait that no acknowledgement came for, after another look. What was sent just
+/// now waits too, and the last acknowledgement before it may be old: one look says nothing.
+fn longer(silent: Duration, unheard: Option<Duration>) -> Duration {
+    if unheard.is_some_and(|unheard| unheard >= LOOK) { silent + LOOK } else { Duration::ZERO }
 }
 
 /// How long the other host has acknowledged nothing, where something waits for it.
@@ -200,5 +208,21 @@ impl AsyncWrite for Buffered {
             Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
             result => Poll::Ready(result),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sent_after_a_pause_is_no_sign_of_a_dead_host() {
+        let pause = Some(Duration::from_secs(60));
+        let looks = |looks: &[Option<Duration>]| looks.iter().copied().fold(Duration::ZERO, longer);
+        assert!(looks(&[None, None, pause]) < UNHEARD, "the first byte after a minute");
+        assert!(looks(&[pause, None, pause, None, pause, None]) < UNHEARD, "each was acknowledged");
+        assert!(looks(&[Some(Duration::from_millis(40)); 60]) < UNHEARD, "bulk");
+        let dead: Vec<_> = (1..=4).map(|seconds| Some(Duration::from_secs(seconds))).collect();
+        assert!(looks(&dead) >= UNHEARD && looks(&dead[..3]) < UNHEARD);
     }
 }

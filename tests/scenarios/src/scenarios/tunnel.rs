@@ -21,7 +21,6 @@ const MATRIX_LAB: &str = "matrix";
 /// What the ordeal may take: four times three quarters of a minute, which its transfer is given, and its lab.
 const ORDEAL: Duration = Duration::from_secs(240);
 const ORDEAL_LAB: &str = "ordeal";
-/// What the flooded relay may take: its lab, and half a minute.
 /// How much it transfers, in MiB: two cores that do other things as well carry it at this rate.
 const ORDEAL_MEBIBYTES: &str = "256";
 
