@@ -3,9 +3,11 @@
 //! Each peer has one [`Paths`]. Candidates come from the configuration, the disk, relays, the peer itself and
 //! from where its probes arrive; each is probed, first in a burst (both ends at the same time, which is what opens
 //! their NATs), then with back-off. A path that answered is alive until three probes in a row are lost. Traffic
-//! moves only to a clearly better path, or away from a dead one. When a candidate is probed, `timing` says.
+//! moves only to a clearly better path, or away from a dead one. When a candidate is probed, `timing` says; which of them
+//! traffic uses, `choice`.
 
 mod candidate;
+mod choice;
 mod size;
 mod timing;
 
@@ -30,13 +32,6 @@ const EXPIRY: Duration = Duration::from_secs(600);
 const RETURN_PROBE: Duration = Duration::from_millis(200);
 /// A path proven this recently need not be proven again when the peer probes it.
 const PROVEN: Duration = Duration::from_secs(300);
-/// A gain below this is not worth a move.
-const LEAST_GAIN: Duration = Duration::from_millis(3);
-/// So many answers tell what a round trip takes.
-const MEASURED: u32 = 3;
-/// By how much a direct path may be slower than a relayed one and still be taken.
-const DIRECT_BONUS: Duration = Duration::from_millis(30);
-
 /// By which way a packet reaches the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum RouteKey {
@@ -248,20 +243,6 @@ impl Paths {
         self.choose(now);
     }
 
-    /// The peer's traffic uses `route`. If it left ours for one that is no better, ours is most likely dead: one more
-    /// lost probe proves it.
-    fn desert(&mut self, route: RouteKey) {
-        let Some(rank) = self.get(route).map(|candidate| candidate.kind.rank()) else { return };
-        let Some(current) =
-            self.active.filter(|active| *active != route).and_then(|active| self.get_mut(active))
-        else {
-            return;
-        };
-        if current.is_used_by_peer() && current.kind.rank() <= rank {
-            current.suspect();
-        }
-    }
-
     /// The candidate is probed at once.
     pub(crate) fn hurry(&mut self, route: RouteKey) {
         if let Some(candidate) = self.get_mut(route) {
@@ -296,42 +277,6 @@ impl Paths {
     /// Whether a carrier works.
     fn carried(&self, now: Instant) -> bool {
         self.candidates.iter().any(|candidate| candidate.kind.is_carrier() && candidate.alive(now))
-    }
-
-    /// The peer's traffic uses `route`: where nothing speaks against it, ours follows.
-    fn follow(&mut self, now: Instant, route: RouteKey) {
-        let dialled_by_peer = |candidate: &Candidate| {
-            candidate.kind.is_carrier() && candidate.origin == Origin::Heard && candidate.alive(now)
-        };
-        if self.active != Some(route) && self.get(route).is_some_and(dialled_by_peer) {
-            // Who dials a carrier found that UDP is blocked, perhaps in one direction only.
-            self.candidates.iter_mut().for_each(Candidate::mistrust);
-            return self.take(route);
-        }
-        if self.meets(now, route) {
-            return self.take(route);
-        }
-        if self.active == Some(route)
-            || self.demand == Demand::Active
-            || (self.leads && self.demand == Demand::Keep)
-        {
-            return;
-        }
-        let Some(candidate) = self.get(route) else { return };
-        let rank = candidate.kind.rank();
-        let worse = self.current().is_some_and(|current| current.alive(now) && current.kind.rank() < rank);
-        if candidate.alive(now) && !worse {
-            self.take(route);
-        }
-    }
-
-    /// Whether `route`, which the other end uses, is as good as the own: then the end that does not lead goes by it too.
-    /// Packets that come by another way than the own say nothing of that.
-    fn meets(&self, now: Instant, route: RouteKey) -> bool {
-        let (Some(current), Some(other)) = (self.working(now), self.get(route)) else { return false };
-        let equal = current.kind.rank() == other.kind.rank() && !current.kind.is_carrier();
-        let worse = || clearly_better(current, other, self.carried(now));
-        !self.leads && current.route != route && equal && other.alive(now) && !worse()
     }
 
     /// An answer came in. Returns the round trip time if it answers a probe of ours.
@@ -413,35 +358,6 @@ impl Paths {
         id
     }
 
-    fn choose(&mut self, now: Instant) {
-        let alive = self.candidates.iter().filter(|candidate| candidate.alive(now));
-        let carried = self.carried(now);
-        let Some(best) = alive.min_by_key(|candidate| candidate.preference(carried)) else { return };
-        let route = best.route;
-        let moves = match self.current() {
-            None => true,
-            Some(current) if current.route == route => false,
-            Some(current) if !current.alive(now) => true,
-            Some(current) => {
-                let nearer_only = best.rank(carried) == current.rank(carried);
-                clearly_better(best, current, carried) && (!nearer_only || best.is_fresh(now))
-            }
-        };
-        if moves {
-            self.take(route);
-        }
-    }
-
-    fn take(&mut self, route: RouteKey) {
-        let from_carrier = self.on_carrier();
-        self.active = Some(route);
-        if from_carrier || self.on_carrier() {
-            // The other end follows what it is told, at once.
-            self.hurry(route);
-        }
-        self.actions.push(Action::Use(route));
-    }
-
     fn get(&self, route: RouteKey) -> Option<&Candidate> {
         self.candidates.iter().find(|candidate| candidate.route == route)
     }
@@ -469,28 +385,6 @@ impl Paths {
     pub(crate) fn candidates(&self) -> &[Candidate] {
         &self.candidates
     }
-}
-
-/// Whether traffic should leave `current`, which works, for `best`.
-fn clearly_better(best: &Candidate, current: &Candidate, carried: bool) -> bool {
-    let (Some(best_rtt), answers) = (best.rtt(), best.answers()) else { return false };
-    let current_rtt = current.rtt().unwrap_or(Duration::MAX);
-    if current.kind.is_carrier() && (!best.is_believed() || current.is_followed()) {
-        return false;
-    }
-    let (best_rank, current_rank) = (best.rank(carried), current.rank(carried));
-    if best_rank < current_rank {
-        return best_rtt <= current_rtt.saturating_add(current_rtt / 2).saturating_add(DIRECT_BONUS);
-    }
-    best_rank == current_rank && answers >= MEASURED && is_nearer(best, current)
-}
-
-/// Whether a packet takes clearly less time by `other` than by `current`, as far as answers tell.
-fn is_nearer(other: &Candidate, current: &Candidate) -> bool {
-    let (Some(rtt), current) = (other.cautious_rtt(), current.rtt().unwrap_or(Duration::MAX)) else {
-        return false;
-    };
-    rtt * 4 < current.saturating_mul(3) && current - rtt > LEAST_GAIN
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Candidate, Demand, Kind, MEASURED, Paths, is_nearer};
+use super::choice::{MEASURED, is_nearer};
+use super::{Candidate, Demand, Kind, Paths};
 
 /// Probe interval of the path in use while packets flow.
 const FLOWING: Duration = Duration::from_secs(1);
