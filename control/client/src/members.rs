@@ -38,16 +38,21 @@ pub(crate) fn of(store: &Metastore, own: &NodeName) -> Members {
     members
 }
 
-/// What `store` knows that the site allows its nodes.
-pub(crate) fn bounds(store: &Metastore, site: &Site) -> Bounds {
-    let spec = store.get(&SITE, "", site.as_str()).map(|object| SiteSpec::deserialize(&object["spec"]));
-    match spec {
-        Some(Ok(SiteSpec { direct, rate_mbit })) => Bounds { direct, rate: rate_mbit.map(bytes_a_second) },
-        Some(Err(error)) => {
-            tracing::warn!(%site, %error, "the Site is passed over");
-            Bounds::default()
+/// What `store` knows that the site allows its nodes; none where that cannot be read, upon which what was told before
+/// holds on.
+pub(crate) fn bounds(store: &Metastore, site: &Site) -> Option<Bounds> {
+    store
+        .get(&SITE, "", site.as_str())
+        .map_or(Some(Bounds::default()), |object| allowed(site, &object["spec"]))
+}
+
+fn allowed(site: &Site, spec: &Value) -> Option<Bounds> {
+    match SiteSpec::deserialize(spec) {
+        Ok(SiteSpec { direct, rate_mbit }) => Some(Bounds { direct, rate: rate_mbit.map(bytes_a_second) }),
+        Err(error) => {
+            tracing::warn!(%site, %error, "the Site cannot be read, and what it said before holds on; correct its spec");
+            None
         }
-        None => Bounds::default(),
     }
 }
 
@@ -143,6 +148,20 @@ mod tests {
             peer,
             json!({"apiVersion": "edgeloom.io/v1alpha1", "kind": "EdgeNode", "metadata": {"name": name}, "spec": spec}),
         )
+    }
+
+    #[test]
+    fn what_a_site_says_in_no_known_way_changes_nothing() {
+        let site = Site::new("berlin").unwrap();
+        for (spec, bounds) in [
+            (json!({}), Some(Bounds::default())),
+            (json!({"direct": false, "rateMbit": 8}), Some(Bounds { direct: false, rate: Some(1_000_000) })),
+            (json!({"direct": "perhaps"}), None),
+            (json!({"rateMbit": -1}), None),
+            (json!(null), None),
+        ] {
+            assert_eq!(allowed(&site, &spec), bounds, "{spec}");
+        }
     }
 
     #[test]

@@ -211,7 +211,7 @@ impl Membership {
 
     /// What the node's site allows, by what the node last heard.
     pub fn bounds_with(&self, store: &Metastore) -> Bounds {
-        members::bounds(store, &self.site)
+        members::bounds(store, &self.site).unwrap_or_default()
     }
 
     /// Members to start with.

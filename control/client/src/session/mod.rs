@@ -287,7 +287,9 @@ impl Session {
                 self.0.overlay.set_peers(members.peers.clone());
                 told = Some(members);
             }
-            self.0.overlay.set_bounds(members::bounds(&self.0.store, &membership.site));
+            if let Some(bounds) = members::bounds(&self.0.store, &membership.site) {
+                self.0.overlay.set_bounds(bounds);
+            }
             changes.next().await;
             tokio::time::sleep(SETTLE).await;
         }
