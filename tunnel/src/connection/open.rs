@@ -62,8 +62,8 @@ pub(super) struct Candidates {
 }
 
 impl Connections {
-    /// Opens a stream on a connection to `peer`, whose path works at `address`. Where no connection has room, what comes first is
-    /// taken: a place on one of them, or another connection.
+    /// Opens a stream on a connection to `peer`, whose path works at `address`. Where no connection has room, what comes
+    /// first is taken: a place on one of them, or another connection.
     ///
     /// # Errors
     /// If no place becomes free within the dialler's patience, or a connection is lost at that moment; then it may be
