@@ -26,8 +26,7 @@ fn zone() -> Arc<ArcSwap<Zone>> {
 }
 
 async fn start(upstreams: Vec<SocketAddr>) -> (Server, SocketAddr) {
-    let config =
-        ServerConfig { listen: vec!["127.0.0.1:0".parse().unwrap()], upstreams, ..ServerConfig::default() };
+    let config = ServerConfig { listen: vec![edgeloom_ports::free()], upstreams, ..ServerConfig::default() };
     let server = Server::start(config, zone(), &Registry::new(), CancellationToken::new()).await.unwrap();
     let address = server.addresses()[0];
     (server, address)
@@ -49,7 +48,7 @@ async fn ask(server: SocketAddr, name: &str) -> Message {
 
 /// An upstream server that knows every name; it tells over TCP what it cuts short by datagram.
 async fn upstream(cuts: bool) -> (SocketAddr, Arc<AtomicUsize>) {
-    let (udp, tcp) = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let (udp, tcp) = bind(edgeloom_ports::free()).await.unwrap();
     let address = udp.local_addr().unwrap();
     let asked = Arc::new(AtomicUsize::new(0));
     let count = asked.clone();
@@ -177,9 +176,7 @@ async fn without_servers_a_question_fails_fast() {
 
 #[tokio::test]
 async fn it_never_asks_itself() {
-    let probe = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let own = probe.local_addr().unwrap();
-    drop(probe);
+    let own = edgeloom_ports::free();
     let config = ServerConfig { listen: vec![own], upstreams: vec![own], ..ServerConfig::default() };
     let server = Server::start(config, zone(), &Registry::new(), CancellationToken::new()).await.unwrap();
     let answer = ask(own, "www.example.com.").await;

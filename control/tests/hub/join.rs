@@ -22,20 +22,9 @@ use crate::api::Api;
 use crate::cluster::{Control, control, put_service};
 use crate::flow::until;
 
-/// A port of this host that is free now, for UDP and TCP.
-fn free_port() -> SocketAddr {
-    loop {
-        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = tcp.local_addr().unwrap();
-        if std::net::UdpSocket::bind(address).is_ok() {
-            return address;
-        }
-    }
-}
-
 /// An address of the control where UDP is swallowed and TCP passes, until it is dropped.
 async fn without_udp(control: SocketAddr) -> (SocketAddr, tokio::task::JoinSet<()>, std::net::UdpSocket) {
-    let address = free_port();
+    let address = edgeloom_ports::free();
     let listener = tokio::net::TcpListener::bind(address).await.unwrap();
     let silent = std::net::UdpSocket::bind(address).unwrap();
     let mut tasks = tokio::task::JoinSet::new();
@@ -67,7 +56,7 @@ async fn serve(control: &Control, mut incoming: Incoming) {
 }
 
 pub async fn start(client: kube::Client) -> (Arc<Control>, SocketAddr, Tunnel) {
-    start_at(client, free_port()).await
+    start_at(client, edgeloom_ports::free()).await
 }
 
 /// Where a control that listens at `listen` takes WebSockets: another address of the loopback network.
@@ -127,7 +116,7 @@ pub async fn refusal(config: &JoinConfig) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_whose_udp_is_blocked_joins_and_holds_a_session_over_tcp() {
-    let listen = free_port();
+    let listen = edgeloom_ports::free();
     let (blocked, _tasks, _silent) = without_udp(listen).await;
     let (control, tunnel) = start_behind(Api::new().client(), blocked, listen).await;
     let folder = tempfile::tempdir().unwrap();
@@ -208,7 +197,11 @@ pub async fn session(
 ) -> (Tunnel, Session, Metastore, Outbox) {
     let store = Metastore::open(folder.join("metastore.db")).unwrap();
     let outbox = Outbox::open(folder.join("outbox.db")).unwrap();
-    let config = Config { listen: free_port(), relays: membership.relays_with(&store), ..Config::default() };
+    let config = Config {
+        listen: edgeloom_ports::free(),
+        relays: membership.relays_with(&store),
+        ..Config::default()
+    };
     let trust = membership.trust_with(&store).unwrap();
     let (identity, credential) = (Arc::clone(&membership.identity), membership.credential.clone());
     let (tunnel, _incoming) =

@@ -44,8 +44,8 @@ async fn listener() -> (TcpListener, u16) {
 }
 
 /// A port of 127.0.0.1 where nobody listens.
-async fn closed_port() -> u16 {
-    listener().await.1
+fn closed_port() -> u16 {
+    edgeloom_ports::free().port()
 }
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {
@@ -146,7 +146,7 @@ async fn a_reset_on_one_side_is_a_reset_on_the_other() {
 #[tokio::test]
 async fn a_refusal_at_the_far_end_is_a_reset_before_any_byte() {
     let (a, b) = pair().await;
-    serve([&a, &b], closed_port().await, &[(LOOPBACK, "b1")]);
+    serve([&a, &b], closed_port(), &[(LOOPBACK, "b1")]);
     let mut client = call(&a, cluster_ip()).await;
     client.write_all(b"hello").await.unwrap();
     let error = soon(client.read(&mut [0])).await.unwrap_err();

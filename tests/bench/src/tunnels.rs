@@ -6,7 +6,6 @@
 mod hold;
 
 use std::io::{BufRead as _, BufReader, Lines, Write as _};
-use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
@@ -88,7 +87,7 @@ struct Process {
 impl Process {
     fn start(folder: &Path, names: &[&str]) -> Result<Self> {
         let places: Vec<String> =
-            names.iter().zip(free_addresses(names.len())?).map(|(name, at)| format!("{name}={at}")).collect();
+            names.iter().map(|name| format!("{name}={}", edgeloom_ports::free())).collect();
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("hold").arg("--folder").arg(folder).args(&places);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
@@ -120,10 +119,4 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Addresses on the loopback interface at which nobody listens.
-fn free_addresses(count: usize) -> Result<Vec<SocketAddr>> {
-    let sockets = (0..count).map(|_| UdpSocket::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
-    Ok(sockets.iter().map(UdpSocket::local_addr).collect::<Result<_, _>>()?)
 }

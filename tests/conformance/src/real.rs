@@ -1,12 +1,12 @@
 //! A real kube-apiserver with etcd, on loopback ports of its own, with keys made for the occasion.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use edgeloom_ports::free;
 use edgeloom_store::auth::pki::{Authority, Pair};
 
 /// How long the server may take to be ready.
@@ -36,7 +36,7 @@ impl Real {
         )?;
         // The same key signs and checks service-account tokens.
         save(dir, "sa", &authority.server("sa", &[])?)?;
-        let (etcd_port, peer_port, port) = (free_port()?, free_port()?, free_port()?);
+        let (etcd_port, peer_port, port) = (free().port(), free().port(), free().port());
         let etcd = format!("http://127.0.0.1:{etcd_port}");
         let peer = format!("http://127.0.0.1:{peer_port}");
         let mut real = Self { children: Vec::new(), authority, port };
@@ -146,8 +146,4 @@ fn save(dir: &Path, name: &str, pair: &Pair) -> anyhow::Result<()> {
     fs::write(dir.join(format!("{name}.crt")), &pair.certificate)?;
     fs::write(dir.join(format!("{name}.key")), &pair.key)?;
     Ok(())
-}
-
-fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

@@ -176,7 +176,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_failure_is_told() {
-        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let closed = edgeloom_ports::free();
         let guard = Guard::new(Arc::new(Identity::generate().unwrap()), None, None).unwrap();
         let ways = vec![Way::Tls(closed), Way::WebSocket(closed)];
         let error = dial(ways, tls(&guard, None).unwrap(), &Carriers::default(), None).await.unwrap_err();

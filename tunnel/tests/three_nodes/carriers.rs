@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use edgeloom_tunnel::{Alpn, Carriers, Config, DirectKind, OpenError, Path, Peer, Proxy, RelayPeer};
 
-use crate::common::{Cluster, Node, Relay, config, free_address};
+use crate::common::{Cluster, Node, Relay, config};
 use crate::middlebox::{HttpProxy, Middlebox};
 
 /// A node that knows the relay by the middlebox's address.
@@ -50,7 +50,7 @@ async fn where_udp_is_blocked_streams_and_the_hub_go_over_tls() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_control_that_does_not_relay_takes_carriers_too() {
     let cluster = Cluster::new("test");
-    let listen = free_address();
+    let listen = edgeloom_ports::free();
     let control = cluster.node("control", Config { listen, serve_join: true, ..config(None) }).await;
     let middlebox = Middlebox::new(listen, false).await;
     let a = cluster.node("a", config(None)).await;
@@ -104,7 +104,7 @@ async fn a_running_stream_moves_to_tcp_and_back() {
 
 /// A relay that takes WebSockets only, and how nodes dial it.
 fn only_websocket() -> (Relay, Carriers) {
-    let address = free_address();
+    let address = edgeloom_ports::free();
     let serves = Carriers { listen: false, websocket_listen: Some(address), ..Carriers::default() };
     let relay = Relay { carriers: serves, ..Relay::new() };
     (relay, Carriers { websocket_port: address.port(), ..Carriers::default() })
@@ -112,7 +112,7 @@ fn only_websocket() -> (Relay, Carriers) {
 
 /// A relay's address at which nothing answers.
 fn unreachable(relay: &Relay, carriers: Carriers) -> Config {
-    let nowhere = free_address();
+    let nowhere = edgeloom_ports::free();
     let relays = vec![RelayPeer { peer: relay.peer.peer, addresses: vec![nowhere] }];
     Config { relays, direct: false, carriers, ..config(None) }
 }
@@ -145,7 +145,7 @@ async fn a_websocket_goes_through_a_proxy_with_its_password() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_clusters_node_gets_no_carrier() {
     let (ours, theirs) = (Cluster::new("ours"), Cluster::new("theirs"));
-    let address = free_address();
+    let address = edgeloom_ports::free();
     let serves = Carriers { websocket_listen: Some(address), ..Carriers::default() };
     let relay = Relay { carriers: serves, ..Relay::new() };
     let control = relay.start(&ours).await;

@@ -189,7 +189,7 @@ pub(crate) struct Relay {
 impl Relay {
     pub(crate) fn new() -> Self {
         let identity = Arc::new(Identity::generate().unwrap());
-        let address = free_address();
+        let address = edgeloom_ports::free();
         Self {
             peer: RelayPeer { peer: identity.peer_id(), addresses: vec![address] },
             identity,
@@ -211,16 +211,5 @@ impl Relay {
             ..Config::default()
         };
         cluster.node_with("relay", self.identity.clone(), config).await
-    }
-}
-
-/// An address that was free a moment ago, for UDP and TCP.
-pub(crate) fn free_address() -> SocketAddr {
-    loop {
-        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = tcp.local_addr().unwrap();
-        if std::net::UdpSocket::bind(address).is_ok() {
-            return address;
-        }
     }
 }

@@ -11,7 +11,7 @@ mod streams;
 
 use std::time::{Duration, Instant};
 
-use common::{Cluster, Relay, config, exchange, free_address};
+use common::{Cluster, Relay, config, exchange};
 use edgeloom_tunnel::{Alpn, Bounds, Config, OpenError, Path, Peer};
 use middlebox::Middlebox;
 
@@ -112,7 +112,7 @@ async fn what_a_site_allows_is_obeyed_while_it_runs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waited_for_the_only_path_goes_on_as_soon_as_it_is_back() {
     let cluster = Cluster::new("test");
-    let listen = free_address();
+    let listen = edgeloom_ports::free();
     let b = cluster.node("b", Config { listen, ..config(None) }).await;
     let middlebox = Middlebox::new(listen, true).await;
     let a = cluster.node("a", config(None)).await;
@@ -142,7 +142,7 @@ async fn a_node_that_was_killed_is_reached_again_without_any_relay() {
     let cluster = Cluster::new("test");
     let relay = Relay::new();
     let control = relay.start(&cluster).await;
-    let listen = free_address();
+    let listen = edgeloom_ports::free();
     let of_a = Config { listen, state_dir: Some(folder.path().join("a")), ..config(Some(&relay)) };
     let a = cluster.node("a", of_a.clone()).await;
     let b = cluster.node("b", config(Some(&relay))).await;

@@ -8,8 +8,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 
-use crate::common::free_address;
-
 /// A firewall in front of a relay, with an address of its own. Serves one node.
 pub(crate) struct Middlebox {
     pub(crate) address: SocketAddr,
@@ -21,7 +19,7 @@ pub(crate) struct Middlebox {
 
 impl Middlebox {
     pub(crate) async fn new(relay: SocketAddr, udp: bool) -> Self {
-        let address = free_address();
+        let address = edgeloom_ports::free();
         let udp = Arc::new(AtomicBool::new(udp));
         let mut tasks = JoinSet::new();
         tasks.spawn(pass_tcp(TcpListener::bind(address).await.unwrap(), relay));

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use edgeloom_tunnel::{Alpn, Config, Limits, Peer, Stream};
 use futures::future::join_all;
 
-use crate::common::{Cluster, Node, config, exchange, free_address};
+use crate::common::{Cluster, Node, config, exchange};
 
 /// Bound of what is to happen soon, on a machine that is busy with other things.
 const SOON: Duration = Duration::from_secs(20);
@@ -18,7 +18,7 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
 /// Two nodes that reach each other.
 async fn pair(a: Config, b: Config) -> (Node, Node) {
     let cluster = Cluster::new("test");
-    let listen = free_address();
+    let listen = edgeloom_ports::free();
     let b = cluster.node("b", Config { listen, ..b }).await;
     let a = cluster.node("a", a).await;
     b.tunnel.set_peers(vec![a.as_peer()]);

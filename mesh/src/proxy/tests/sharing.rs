@@ -4,9 +4,9 @@ use super::*;
 
 /// So many listeners at one port, each at a loopback address of its own, with the pods of `orders` behind them.
 async fn listeners(nodes: [&Node; 2], count: u8) -> Vec<TcpListener> {
-    let (first, port) = listener().await;
-    let mut listeners = vec![first];
-    for last in 2..=count {
+    let port = edgeloom_ports::free().port();
+    let mut listeners = Vec::new();
+    for last in 1..=count {
         listeners.push(TcpListener::bind(SocketAddr::from(([127, 0, 0, last], port))).await.unwrap());
     }
     let endpoints: Vec<(IpAddr, &str)> = (1..=count).map(|last| ([127, 0, 0, last].into(), "b1")).collect();

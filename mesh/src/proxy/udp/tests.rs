@@ -9,8 +9,7 @@ const SOON: Duration = Duration::from_secs(20);
 
 /// Both nodes know the UDP Service `echo`, at an address where the replies' socket can be bound.
 fn serve(nodes: [&Node; 2], port: u16, node: &str) -> SocketAddr {
-    let probe = std::net::UdpSocket::bind((LOOPBACK, 0)).unwrap();
-    let called = probe.local_addr().unwrap();
+    let called = edgeloom_ports::free();
     for to in nodes {
         to.put(&service("echo", called, "UDP"));
         to.serve("echo", port, "UDP", &[(LOOPBACK, node)]);
