@@ -30,7 +30,8 @@ pub fn free() -> SocketAddr {
 
 /// Two processes at a time begin far from each other.
 fn at(process: u32, call: u32) -> SocketAddr {
-    let offset = process.wrapping_mul(617).wrapping_add(call) % u32::from(COUNT);
+    let count = u32::from(COUNT);
+    let offset = (process.wrapping_mul(617) % count + call % count) % count;
     let offset = u16::try_from(offset).expect("less than COUNT");
     (Ipv4Addr::LOCALHOST, FIRST + offset).into()
 }
