@@ -7,6 +7,7 @@ use std::time::Duration;
 use quinn::crypto::rustls::HandshakeData;
 use tokio::sync::Semaphore;
 
+use super::dial::show_taken;
 use super::{Connections, Usage, code};
 use crate::alpn::Alpn;
 use crate::carrier::address::is_carrier;
@@ -128,6 +129,7 @@ impl Connections {
             (Ok(Admitted::Member(verified)), Some(alpn)) if known == Some(verified.peer) => {
                 self.metrics.handshakes.with_label_values(&["accepted"]).inc();
                 self.register(alpn, connection, false, verified);
+                show_taken(connection);
             }
             (Ok(_), _) => refuse("path", "the connection came by a path that is not the peer's"),
             (Err(refusal), _) => refuse(refusal.reason(), &refusal.to_string()),

@@ -5,15 +5,18 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use libp2p::PeerId;
-use quinn::ConnectionError;
+use quinn::{Connection, ConnectionError, VarInt};
 
-use super::{Connections, code};
+use super::{Connections, Key, code};
 use crate::alpn::Alpn;
 use crate::error::OpenError;
-use crate::identity::Admitted;
+use crate::identity::{Admitted, Verified};
 
 /// Name in the TLS handshake; peers are known by their keys.
 const SERVER_NAME: &str = "edgeloom";
+/// How long a peer may take to show that it took a connection. One that says nothing is of a release that shows
+/// nothing: a connection that is still open by then is good.
+const TAKING: Duration = Duration::from_secs(2);
 
 /// What is needed to dial.
 #[derive(Clone)]
@@ -48,17 +51,47 @@ impl Connections {
         self.connect(dialler, peer, alpn, address).await
     }
 
-    pub(super) async fn connect(
+    /// Makes a connection to `peer`, which streams can be put on at once: what the peer makes of it they learn with it.
+    async fn connect(
         self: &Arc<Self>,
         dialler: &Dialler,
         peer: PeerId,
         alpn: Alpn,
         address: SocketAddr,
     ) -> Result<(), OpenError> {
-        let refused = |reason: String| OpenError::Refused { peer: peer.into(), alpn, reason };
+        let (connection, verified) = self.shake_hands(dialler, peer, alpn, address).await?;
+        self.register(alpn, &connection, true, verified);
+        Ok(())
+    }
+
+    /// Makes one more connection to `peer`, beside those that work: no stream is put on it before the peer has taken
+    /// it. A peer that has as many as it allows says so only after its handshake.
+    pub(super) async fn connect_beside(
+        self: &Arc<Self>,
+        dialler: &Dialler,
+        peer: PeerId,
+        alpn: Alpn,
+        address: SocketAddr,
+    ) -> Result<(), OpenError> {
+        let (connection, verified) = self.shake_hands(dialler, peer, alpn, address).await?;
+        taken(&connection).await.map_err(|error| lost((peer, alpn), error))?;
+        self.register(alpn, &connection, true, verified);
+        Ok(())
+    }
+
+    /// A connection to `peer`, and who that is.
+    async fn shake_hands(
+        &self,
+        dialler: &Dialler,
+        peer: PeerId,
+        alpn: Alpn,
+        address: SocketAddr,
+    ) -> Result<(Connection, Verified), OpenError> {
         let path = self.path_state(&peer);
-        let client =
-            self.config.client(&self.guard, alpn, peer, &path).map_err(|error| refused(error.to_string()))?;
+        let client = self
+            .config
+            .client(&self.guard, alpn, peer, &path)
+            .map_err(|error| refused((peer, alpn), error.to_string()))?;
         let connecting = dialler
             .endpoint
             .connect_with(client, address, SERVER_NAME)
@@ -66,30 +99,55 @@ impl Connections {
         let connection = tokio::time::timeout(dialler.patience, connecting)
             .await
             .map_err(|_| OpenError::TimedOut { peer: peer.into(), alpn, waited: dialler.patience })?
-            .map_err(|error| match error {
-                ConnectionError::TransportError(_) | ConnectionError::ConnectionClosed(_) => {
-                    refused(error.to_string())
-                }
-                ConnectionError::ApplicationClosed(close) => {
-                    refused(String::from_utf8_lossy(&close.reason).into_owned())
-                }
-                error => OpenError::Lost(peer.into(), error.to_string()),
-            })?;
+            .map_err(|error| lost((peer, alpn), error))?;
         match self.guard.admit(&connection) {
             Ok(Admitted::Member(verified)) if verified.peer == peer => {
                 self.metrics.handshakes.with_label_values(&["dialled"]).inc();
-                self.register(alpn, &connection, true, verified);
-                Ok(())
+                Ok((connection, verified))
             }
             Ok(_) => {
                 connection.close(code::REFUSED, b"not the peer that was dialled");
-                Err(refused("another peer answered".into()))
+                Err(refused((peer, alpn), "another peer answered".into()))
             }
             Err(refusal) => {
                 self.metrics.refused.with_label_values(&[refusal.reason()]).inc();
                 connection.close(code::REFUSED, refusal.to_string().as_bytes());
-                Err(refused(refusal.to_string()))
+                Err(refused((peer, alpn), refusal.to_string()))
             }
         }
+    }
+}
+
+/// Shows the peer that dialled `connection` that it is taken.
+///
+/// A handshake does not say so: it is over before the peer's credential is looked at, and its connections counted. The
+/// frame that allows a stream of a kind that nobody uses (MAX_STREAMS, RFC 9000, section 19.11) is sent again until it
+/// has arrived, and older releases pass it over.
+pub(super) fn show_taken(connection: &Connection) {
+    connection.set_max_concurrent_uni_streams(VarInt::from_u32(1));
+}
+
+/// Waits until the other end shows that it took `connection`.
+async fn taken(connection: &Connection) -> Result<(), ConnectionError> {
+    match tokio::time::timeout(TAKING, connection.open_uni()).await {
+        Ok(opened) => opened.map(drop),
+        Err(_) => connection.close_reason().map_or(Ok(()), Err),
+    }
+}
+
+fn refused((peer, alpn): Key, reason: String) -> OpenError {
+    OpenError::Refused { peer: peer.into(), alpn, reason }
+}
+
+/// Why there is no connection.
+fn lost(key: Key, error: ConnectionError) -> OpenError {
+    match error {
+        ConnectionError::TransportError(_) | ConnectionError::ConnectionClosed(_) => {
+            refused(key, error.to_string())
+        }
+        ConnectionError::ApplicationClosed(close) => {
+            refused(key, String::from_utf8_lossy(&close.reason).into_owned())
+        }
+        error => OpenError::Lost(key.0.into(), error.to_string()),
     }
 }

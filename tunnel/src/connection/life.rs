@@ -92,7 +92,7 @@ impl Connections {
     pub(super) async fn renew(self: &Arc<Self>, dialler: &Dialler, engine: &Handle, (peer, alpn): Key) {
         let renewed = async {
             let address = engine.path(peer, dialler.patience).await?;
-            self.connect(dialler, peer, alpn, address).await
+            self.connect_beside(dialler, peer, alpn, address).await
         };
         if let Err(error) = renewed.await {
             tracing::info!(%peer, %alpn, %error, "a connection is not renewed yet; it is tried again");

@@ -18,37 +18,49 @@ use crate::Stream;
 use crate::alpn::Alpn;
 use crate::error::OpenError;
 
-/// How long after one more connection could not be made the next is tried.
+/// How long after one more connection could not be made, or was refused, the next is tried; twice as long each time,
+/// since each costs both ends a handshake, and what the peer allows seldom changes.
 const AGAIN: Duration = Duration::from_secs(10);
+const LONGEST_AGAIN: Duration = Duration::from_secs(600);
 
 /// Connections that are dialled beside those that there are.
 #[derive(Debug, Default)]
 pub(super) struct Growing(Mutex<HashMap<Key, Growth>>);
 
-#[derive(Debug)]
-enum Growth {
-    Dialling,
-    Failed(Instant),
+#[derive(Debug, Default)]
+struct Growth {
+    dialling: bool,
+    /// When the last one failed, and how long nothing is tried from then on.
+    failed: Option<(Instant, Duration)>,
+}
+
+impl Growth {
+    fn rests(&self, now: Instant) -> bool {
+        self.failed.is_some_and(|(at, pause)| now.saturating_duration_since(at) < pause)
+    }
+
+    fn is_forgotten(&self, now: Instant) -> bool {
+        let old = |(at, _)| now.saturating_duration_since(at) >= LONGEST_AGAIN * 2;
+        !self.dialling && self.failed.is_none_or(old)
+    }
 }
 
 impl Growing {
     /// Whether another may be dialled; if so it counts as being so until [`Growing::end`].
     fn begin(&self, key: Key, now: Instant) -> bool {
         let mut growing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        growing.retain(|_, growth| !matches!(growth, Growth::Failed(at) if now - *at >= AGAIN));
-        let may = !growing.contains_key(&key);
-        if may {
-            growing.insert(key, Growth::Dialling);
-        }
+        growing.retain(|_, growth| !growth.is_forgotten(now));
+        let growth = growing.entry(key).or_default();
+        let may = !growth.dialling && !growth.rests(now);
+        growth.dialling |= may;
         may
     }
 
     fn end(&self, key: &Key, failed: Option<Instant>) {
         let mut growing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match failed {
-            Some(at) => growing.insert(*key, Growth::Failed(at)),
-            None => growing.remove(key),
-        };
+        let growth = growing.entry(*key).or_default();
+        let pause = growth.failed.map_or(AGAIN, |(_, pause)| (pause * 2).min(LONGEST_AGAIN));
+        *growth = Growth { dialling: false, failed: failed.map(|at| (at, pause)) };
     }
 }
 
@@ -129,7 +141,8 @@ impl Connections {
         }
     }
 
-    /// Dials one more connection in the background, unless that is being done.
+    /// Dials one more connection in the background, unless that is being done. It is offered to streams once the peer
+    /// has taken it.
     fn grow(self: &Arc<Self>, dialler: &Dialler, key: Key, address: SocketAddr) {
         if self.stop.is_cancelled() || !self.growing.begin(key, Instant::now()) {
             return;
@@ -137,7 +150,7 @@ impl Connections {
         let (connections, dialler) = (self.clone(), dialler.clone());
         self.tasks.spawn(async move {
             let (peer, alpn) = key;
-            let dialled = connections.connect(&dialler, peer, alpn, address);
+            let dialled = connections.connect_beside(&dialler, peer, alpn, address);
             let dialled = connections.stop.run_until_cancelled(dialled).await;
             let failed = match dialled {
                 Some(Err(error)) => {
@@ -150,3 +163,6 @@ impl Connections {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

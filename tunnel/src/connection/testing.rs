@@ -12,6 +12,8 @@ use crate::{Config, Incoming, Limits, Peer, Stream, Tunnel};
 /// Life of the first credentials, in seconds; so much of it is over.
 pub(super) const LIFE: u64 = 600;
 pub(super) const OVER: u64 = 60;
+/// How long a stream may take between two nodes of one host.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A cluster's CA with two nodes that know each other's address.
 pub(super) struct Bench {
@@ -69,8 +71,13 @@ async fn node(authority: &Authority, name: &'static str, limits: &Limits) -> Nod
 
 impl Bench {
     pub(super) async fn new(limits: Limits) -> Self {
+        Self::unlike(limits.clone(), limits).await
+    }
+
+    /// Whose nodes are not bounded alike.
+    pub(super) async fn unlike(a: Limits, b: Limits) -> Self {
         let authority = Authority::generate("test", SystemTime::now()).unwrap();
-        let (a, b) = (node(&authority, "a", &limits).await, node(&authority, "b", &limits).await);
+        let (a, b) = (node(&authority, "a", &a).await, node(&authority, "b", &b).await);
         a.tunnel.set_peers(vec![b.as_peer()]);
         b.tunnel.set_peers(vec![a.as_peer()]);
         Self { authority, a, b }
@@ -110,8 +117,9 @@ impl Bench {
     pub(super) async fn stream(&mut self) -> (Stream, Stream) {
         let mut near = self.a.tunnel.open(self.b.tunnel.peer_id(), Alpn::Mesh).await.unwrap();
         near.send.write_all(b"hello").await.unwrap();
-        let Some(crate::Accepted::Stream { stream: mut far, .. }) = self.b.incoming.accept().await else {
-            panic!("a stream")
+        let arrived = tokio::time::timeout(PATIENCE, self.b.incoming.accept()).await;
+        let Ok(Some(crate::Accepted::Stream { stream: mut far, .. })) = arrived else {
+            panic!("a stream that does not arrive")
         };
         far.recv.read_exact(&mut [0; 5]).await.unwrap();
         (near, far)
@@ -126,6 +134,11 @@ impl Node {
             site: edgeloom_model::Site::new("site").unwrap(),
             addresses: vec![self.tunnel.local_address()],
         }
+    }
+
+    /// How often it refused a connection because its peer had as many as it may.
+    pub(super) fn refused(&self) -> u64 {
+        self.tunnel.parts().0.metrics.refused.with_label_values(&["connections"]).get()
     }
 
     pub(super) fn connections(&self) -> usize {
