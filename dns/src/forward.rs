@@ -11,7 +11,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use crate::cache::{Cache, Key};
-use crate::message::MAX_DATAGRAM;
+use crate::message::{self, MAX_DATAGRAM};
 use crate::metrics::Metrics;
 use crate::transport;
 use crate::upstream::{Upstreams, parse_resolv_conf, without_own};
@@ -186,8 +186,8 @@ async fn by_datagram(server: SocketAddr, query: &Message, packet: &[u8]) -> io::
 }
 
 /// The message, if it is the answer to the query.
-fn matching(query: &Message, packet: &[u8]) -> Option<Message> {
-    let answer = Message::from_vec(packet).ok()?;
+pub(crate) fn matching(query: &Message, packet: &[u8]) -> Option<Message> {
+    let answer = message::decode(packet)?;
     let is_answer = answer.metadata.message_type == MessageType::Response
         && answer.metadata.id == query.metadata.id
         // A server that cannot read the question may leave it out.

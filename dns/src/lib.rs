@@ -21,5 +21,6 @@ mod transport;
 mod upstream;
 mod zone;
 
+pub use message::{answer, passed_on};
 pub use server::{Server, ServerConfig, ServerError};
 pub use zone::{Lookup, Zone, ZoneError};

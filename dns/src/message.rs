@@ -3,6 +3,7 @@
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, RecordType};
 
+use crate::forward::matching;
 use crate::zone::{Lookup, Zone};
 
 /// Largest datagram sent where the client allows it: passes every path unfragmented (DNS flag day 2020).
@@ -43,6 +44,16 @@ pub(crate) enum Local {
     },
 }
 
+/// A packet's message. One that announces more than one question is none: nobody asks two, and the decoder would take
+/// memory for as many as are announced, megabytes for a packet of a few bytes.
+pub(crate) fn decode(packet: &[u8]) -> Option<Message> {
+    let questions = packet.get(4..6)?;
+    if !matches!(questions, [0, 0 | 1]) {
+        return None;
+    }
+    Message::from_vec(packet).ok()
+}
+
 /// Reads a packet. Never panics, whatever it holds.
 pub(crate) fn read(packet: &[u8]) -> Asked {
     // The third byte's first bit tells an answer, the next four the operation.
@@ -54,7 +65,7 @@ pub(crate) fn read(packet: &[u8]) -> Asked {
         return Asked::Nothing;
     }
     let wrong = |code| Asked::Wrong(Box::new(Message::error_msg(id, OpCode::Query, code)));
-    let Ok(message) = Message::from_vec(packet) else { return wrong(ResponseCode::FormErr) };
+    let Some(message) = decode(packet) else { return wrong(ResponseCode::FormErr) };
     if message.metadata.message_type != MessageType::Query {
         return Asked::Nothing;
     }
@@ -72,6 +83,28 @@ pub(crate) fn read(packet: &[u8]) -> Asked {
         return refused(ResponseCode::Refused);
     }
     Asked::Query(Box::new(request))
+}
+
+/// The packet that answers a datagram, where the zone alone can. None to what asks nothing, and where somebody else has
+/// to be asked, for the whole or for the rest.
+pub fn answer(packet: &[u8], zone: &Zone) -> Option<Vec<u8>> {
+    let request = match read(packet) {
+        Asked::Query(request) => request,
+        Asked::Wrong(answer) => return Some(write(&answer, MAX_DATAGRAM.into())),
+        Asked::Nothing => return None,
+    };
+    match request.look_up(zone, 0) {
+        Local::Answer(answer) => Some(write(&answer, request.datagram_limit())),
+        Local::Foreign | Local::Alias { .. } => None,
+    }
+}
+
+/// The packet that answers the question in `packet` where an upstream server said `upstream`; none if that does not
+/// answer it.
+pub fn passed_on(packet: &[u8], upstream: &[u8]) -> Option<Vec<u8>> {
+    let Asked::Query(request) = read(packet) else { return None };
+    let answer = matching(&request.message, upstream)?;
+    Some(write(&request.relay(answer), request.datagram_limit()))
 }
 
 impl Request {

@@ -145,6 +145,8 @@ fn what_is_no_question_is_refused_or_ignored() {
     let mut two = plain.clone();
     two.add_query(plain.queries[0].clone());
     assert_eq!(code(&two), ResponseCode::FormErr);
+    // Nor is it looked at: the decoder would take memory for all that are announced.
+    assert!(decode(&two.to_vec().unwrap()).is_none());
     let mut newer = plain.clone();
     newer.edns.as_mut().unwrap().set_version(1);
     assert_eq!(code(&newer), ResponseCode::BADVERS);
