@@ -1,7 +1,7 @@
 //! How frames lie in a byte stream: each behind its length, 2 bytes, big endian. Pure.
 
 /// Longest frame: the largest UDP payload that is received, with a forwarder's header.
-pub(crate) const MAX_FRAME: usize = 1504;
+pub const MAX_FRAME: usize = 1504;
 /// Bytes of a length.
 const PREFIX: usize = 2;
 /// What is read at once.
@@ -10,10 +10,10 @@ const READ: usize = 32 << 10;
 /// The other end does not speak in records, or in longer ones than exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a frame of {0} bytes was announced; between 1 and {MAX_FRAME} are allowed")]
-pub(crate) struct BadLength(pub(crate) usize);
+pub struct BadLength(pub usize);
 
 /// Appends `frame` to `out`; false, and nothing appended, if no record can hold it.
-pub(crate) fn put(out: &mut Vec<u8>, frame: &[u8]) -> bool {
+pub fn put(out: &mut Vec<u8>, frame: &[u8]) -> bool {
     if frame.is_empty() || frame.len() > MAX_FRAME {
         return false;
     }
@@ -24,26 +24,31 @@ pub(crate) fn put(out: &mut Vec<u8>, frame: &[u8]) -> bool {
 
 /// Takes records apart, however the stream was cut. Holds what was read and at most one record that is not whole.
 #[derive(Debug)]
-pub(crate) struct Records {
+pub struct Records {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
 }
 
 impl Records {
-    pub(crate) fn new() -> Self {
+    /// Before the first byte of a stream.
+    #[expect(
+        clippy::new_without_default,
+        reason = "it takes a buffer of tens of KiB, and says so by its name"
+    )]
+    pub fn new() -> Self {
         Self { buffer: vec![0; READ + PREFIX + MAX_FRAME], start: 0, end: 0 }
     }
 
     /// Where the stream's next bytes go.
-    pub(crate) fn space(&mut self) -> &mut [u8] {
+    pub fn space(&mut self) -> &mut [u8] {
         self.buffer.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
         &mut self.buffer[self.end..]
     }
 
     /// So many bytes were put into [`Records::space`].
-    pub(crate) fn filled(&mut self, count: usize) {
+    pub fn filled(&mut self, count: usize) {
         self.end = (self.end + count).min(self.buffer.len());
     }
 
@@ -60,11 +65,16 @@ impl Records {
 
     /// Moves whole frames of one length, the last perhaps shorter and at most `most` of them, into `batch`, as GRO
     /// puts packets into one buffer. Returns their length; `None` if no frame is whole.
-    pub(crate) fn batch(&mut self, batch: &mut Vec<u8>, most: usize) -> Result<Option<usize>, BadLength> {
+    pub fn batch(&mut self, batch: &mut Vec<u8>, most: usize) -> Result<Option<usize>, BadLength> {
         batch.clear();
         let mut stride = None;
         for _ in 0..most.max(1) {
-            let Some(frame) = self.peek()? else { break };
+            let frame = match self.peek() {
+                Ok(Some(frame)) => frame,
+                // What came in front of it is good; the error comes again.
+                Err(error) if stride.is_none() => return Err(error),
+                _ => break,
+            };
             let length = frame.len();
             if stride.is_some_and(|stride| length > stride) {
                 break;
@@ -132,6 +142,28 @@ mod tests {
         }
         let frames = read(&stream, &[1], 64).unwrap();
         assert_eq!(frames.iter().map(Vec::len).collect::<Vec<_>>(), [100, 100, 40, 100]);
+    }
+
+    #[test]
+    fn what_came_in_front_of_a_bad_length_is_delivered_however_the_stream_was_cut() {
+        let mut stream = Vec::new();
+        assert!(put(&mut stream, &[1; 100]));
+        stream.extend_from_slice(&[0, 0]);
+        for cut in 1..=stream.len() {
+            let (mut records, mut batch, mut frames) = (Records::new(), Vec::new(), Vec::new());
+            let refused = stream.chunks(cut).find_map(|piece| {
+                records.space()[..piece.len()].copy_from_slice(piece);
+                records.filled(piece.len());
+                loop {
+                    match records.batch(&mut batch, 64) {
+                        Ok(Some(_)) => frames.extend_from_slice(&batch),
+                        Ok(None) => return None,
+                        Err(error) => return Some(error),
+                    }
+                }
+            });
+            assert_eq!((refused, &frames[..]), (Some(BadLength(0)), &[1; 100][..]), "cut {cut}");
+        }
     }
 
     #[test]
