@@ -8,7 +8,7 @@
 //! [`Incoming`].
 
 mod alpn;
-mod carrier;
+pub mod carrier;
 mod config;
 mod connection;
 mod engine;

@@ -137,7 +137,7 @@ async fn flood(client: &Tunnel, relay: PeerId, tap: &WireTap, datagrams: u64, se
         }
     }
     let grew = memory::anonymous()?.saturating_sub(held);
-    crate::row("live", datagrams, None, started, grew);
+    crate::row("live", datagrams, None, started, (grew, None));
     println!("{:<12} {calls} calls in the flood, all answered", "");
     ensure!(grew <= GROWTH, "memory grew by {} KiB, {} are allowed", grew >> 10, GROWTH >> 10);
     Ok(())

@@ -22,6 +22,10 @@ use targets::{TARGETS, Target};
 /// allocator keeps back, and no more.
 const GROWTH: u64 = 8 << 20;
 
+/// Address space that a target may take above what the process ever had: tables that are made once, and the largest
+/// thing that an input of a few KiB can stand for, but not what an input only announces.
+const ASKED: u64 = 4 << 20;
+
 /// Feeds random and mangled input to every decoder, and to a running node.
 #[derive(Parser)]
 struct Arguments {
@@ -48,7 +52,11 @@ fn main() -> Result<()> {
         TARGETS.iter().map(|target| target.name).collect::<Vec<_>>().join(", ")
     );
     println!("seed {}", arguments.seed);
-    println!("{:<12} {:>12} {:>9} {:>12} {:>13}", "TARGET", "INPUTS", "ACCEPTED", "A SECOND", "MEMORY GREW");
+    let [inputs, accepted, rate] = ["INPUTS", "ACCEPTED", "A SECOND"];
+    println!(
+        "{:<12} {inputs:>12} {accepted:>9} {rate:>12} {:>13} {:>12}",
+        "TARGET", "MEMORY GREW", "ASKED FOR"
+    );
     for target in TARGETS.iter().filter(|target| wanted(target.name)) {
         exercise(target, arguments.inputs / target.one_in, arguments.seed)
             .with_context(|| format!("target {}", target.name))?;
@@ -62,6 +70,7 @@ fn main() -> Result<()> {
 /// Feeds `inputs` inputs to a target.
 fn exercise(target: &Target, inputs: u64, seed: u64) -> Result<()> {
     let mut mutator = Mutator::new(seed, (target.corpus)()?, target.longest);
+    let before = memory::peak()?;
     let started = Instant::now();
     let mut accepted = 0;
     let mut held = 0;
@@ -76,16 +85,19 @@ fn exercise(target: &Target, inputs: u64, seed: u64) -> Result<()> {
         }
     }
     let grew = memory::anonymous()?.saturating_sub(held);
-    row(target.name, inputs, Some(accepted), started, grew);
+    let asked = memory::peak()?.saturating_sub(before);
+    row(target.name, inputs, Some(accepted), started, (grew, Some(asked)));
     ensure!(grew <= GROWTH, "memory grew by {} KiB, {} are allowed", grew >> 10, GROWTH >> 10);
+    ensure!(asked <= ASKED, "{} KiB of memory were asked for, {} are allowed", asked >> 10, ASKED >> 10);
     Ok(())
 }
 
-/// One line of the table.
-fn row(name: &str, inputs: u64, accepted: Option<u64>, started: Instant, grew: u64) {
+/// One line of the table; `memory` is by how many bytes it grew, and how many more than ever were asked for.
+fn row(name: &str, inputs: u64, accepted: Option<u64>, started: Instant, (grew, asked): (u64, Option<u64>)) {
     let accepted = accepted.map_or("-".to_owned(), |some| format!("{} %", some * 100 / inputs.max(1)));
+    let asked = asked.map_or("-".to_owned(), |some| format!("{} KiB", some >> 10));
     let rate = inputs as f64 / started.elapsed().as_secs_f64();
-    println!("{name:<12} {inputs:>12} {accepted:>9} {rate:>12.0} {:>9} KiB", grew >> 10);
+    println!("{name:<12} {inputs:>12} {accepted:>9} {rate:>12.0} {:>9} KiB {asked:>12}", grew >> 10);
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -2,8 +2,31 @@
 //!
 //! A target takes an input and says whether it was accepted. What is accepted must survive being written and read
 //! again; a decoder that panics, loses a field or takes memory for what was only announced is found out.
+//!
+//! | What comes | From whom | Target |
+//! |---|---|---|
+//! | a packet on the overlay's UDP port | anybody | `live`; by itself: `frame` |
+//! | a sealed message, a hello | whoever has a key | `message`, `hello` |
+//! | a credential, the certificate that carries it | anybody, in a handshake | `credential`, `certificate` |
+//! | an upgrade to a WebSocket | anybody, at the WebSockets' port | `upgrade` |
+//! | its answer; the frames behind it, both ways | what stands between | `upgraded`, `websocket` |
+//! | a proxy's answer | the proxy | `proxy` |
+//! | records of a carrier, the challenge and its answer | members, who joins, a relay | `records`, then as UDP |
+//! | messages of `join/1` and `hub/1`, each behind its length | who joins, members | `framed`, then `join`, `hub` |
+//! | the objects in them | the control | `object` |
+//! | the preface of a stream of `mesh/1`, and of `mesh-lan/1` | members | `stream` |
+//! | frames of UDP flows, datagrams | members | `udp-flow`, `datagram` |
+//! | questions | pods, and who reaches the DNS server | `dns` |
+//! | answers of upstream servers | anybody, with luck | `dns-answer` |
+//! | a join token | an operator | `token` |
+//!
+//! What libraries decode by themselves is theirs: QUIC, TLS, HTTP (`kubelet/1`, the API), libp2p's protocols. Bodies
+//! and tokens of the Kubernetes API have property tests in `edgeloom-store`.
 
 mod corpus;
+mod memory_stream;
+mod names;
+mod tcp;
 
 use anyhow::Result;
 use edgeloom_api::credential::SignedCredential;
@@ -47,6 +70,15 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "join", one_in: 20, longest: 4096, corpus: corpus::joins, feed: joining },
     Target { name: "hub", one_in: 20, longest: 4096, corpus: corpus::hubs, feed: hub },
     Target { name: "token", one_in: 20, longest: 256, corpus: corpus::tokens, feed: token },
+    Target { name: "object", one_in: 50, longest: 4096, corpus: names::objects, feed: names::object },
+    Target { name: "framed", one_in: 20, longest: 4096, corpus: tcp::messages, feed: tcp::message },
+    Target { name: "records", one_in: 20, longest: 8192, corpus: tcp::records, feed: tcp::record },
+    Target { name: "proxy", one_in: 200, longest: 10_000, corpus: tcp::answers, feed: tcp::answer },
+    Target { name: "upgrade", one_in: 100, longest: 2048, corpus: tcp::requests, feed: tcp::request },
+    Target { name: "upgraded", one_in: 100, longest: 2048, corpus: tcp::responses, feed: tcp::response },
+    Target { name: "websocket", one_in: 100, longest: 4096, corpus: tcp::web_frames, feed: tcp::web_frame },
+    Target { name: "dns", one_in: 50, longest: 1500, corpus: names::questions, feed: names::question },
+    Target { name: "dns-answer", one_in: 50, longest: 4096, corpus: names::answers, feed: names::answer },
 ];
 
 /// What the socket gets: forwarder data and control frames.

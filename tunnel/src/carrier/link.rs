@@ -23,7 +23,7 @@ const SPARE: usize = 64 << 10;
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// A stream that carries.
-pub(crate) trait ReadWrite: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait ReadWrite: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> ReadWrite for S {}
 
 /// Any such stream.
@@ -129,7 +129,10 @@ pub(crate) async fn write_frame(stream: &mut (impl AsyncWrite + Unpin), frame: &
 }
 
 /// Reads one frame before the carrier runs, and no byte behind it.
-pub(crate) async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+///
+/// # Errors
+/// If the stream fails or ends, or announces a frame of a length that there is not.
+pub async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     let length = usize::from(stream.read_u16().await?);
     if length == 0 || length > record::MAX_FRAME {
         return Err(io::Error::other(record::BadLength(length)));

@@ -14,6 +14,9 @@
 //! its rate, so a carrier that cannot keep up drops ([`queue`]). Two forms exist: TLS on the overlay's port, in which
 //! both ends show their certificates, and a WebSocket over TLS on 443, which looks like a web page's to what stands
 //! between, and may be decrypted there: its node proves itself by a sealed frame instead ([`websocket`]).
+//!
+//! What is public here reads the bytes of whoever is at the other end of a TCP connection; it takes them from any
+//! stream, so that it can be fed with others than such as come.
 
 pub(crate) mod address;
 pub(crate) mod dial;
@@ -23,13 +26,16 @@ pub(crate) mod listen;
 pub(crate) mod passage;
 pub(crate) mod proxy;
 pub(crate) mod queue;
-pub(crate) mod record;
-pub(crate) mod websocket;
+pub mod record;
+pub mod websocket;
 
 use std::net::SocketAddr;
 
 use libp2p::PeerId;
 use tokio_util::sync::CancellationToken;
+
+pub use link::{ReadWrite, read_frame};
+pub use proxy::read_answer;
 
 use crate::status::DirectKind;
 use queue::Queue;

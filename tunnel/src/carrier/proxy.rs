@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ipnet::IpNet;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// Longest head of a proxy's answer, in bytes.
@@ -120,8 +120,7 @@ impl Proxy {
         }
         request.push_str("\r\n");
         stream.write_all(request.as_bytes()).await?;
-        let head = head(&mut stream).await?;
-        match status(&head) {
+        match read_answer(&mut stream).await? {
             Some(200..=299) => Ok(stream),
             Some(407) => Err(io::Error::other(format!("the proxy {self} wants another user or password"))),
             Some(code) => Err(io::Error::other(format!("the proxy {self} refused with status {code}"))),
@@ -158,8 +157,16 @@ fn decode(text: &str) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// The head of the proxy's answer, and not a byte more: what follows is the other end's.
-async fn head(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+/// Reads a proxy's answer to CONNECT to the end of its head, and not a byte more: what follows is the other end's.
+/// Returns its status; `None` if it is no answer in HTTP/1.
+///
+/// # Errors
+/// If the stream fails or ends within the head, or the head is longer than 8 KiB.
+pub async fn read_answer(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<u16>> {
+    head(stream).await.map(|head| status(&head))
+}
+
+async fn head(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     let mut head = Vec::with_capacity(256);
     while !head.ends_with(b"\r\n\r\n") {
         if head.len() >= MAX_HEAD {

@@ -30,7 +30,7 @@ const MAX_MESSAGE: usize = 256 << 10;
 
 /// What the node asks for, as the path of its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
+pub enum Purpose {
     /// To carry for a member.
     Carry,
     /// To join.
@@ -55,11 +55,10 @@ fn config() -> WebSocketConfig {
 }
 
 /// Upgrades on the dialling side.
-pub(crate) async fn client<S: ReadWrite>(
-    stream: S,
-    host: &str,
-    purpose: Purpose,
-) -> io::Result<ByteStream<S>> {
+///
+/// # Errors
+/// If the stream fails, or what comes is no answer to this upgrade.
+pub async fn client<S: ReadWrite>(stream: S, host: &str, purpose: Purpose) -> io::Result<ByteStream<S>> {
     let uri = Uri::builder().scheme("wss").authority(host).path_and_query(purpose.path());
     let uri = uri.build().map_err(io::Error::other)?;
     let upgraded = client_async_with_config(uri, stream, Some(config())).await;
@@ -68,7 +67,10 @@ pub(crate) async fn client<S: ReadWrite>(
 }
 
 /// Upgrades on the accepting side. A request for anything else gets what a web server says.
-pub(crate) async fn server<S: ReadWrite>(stream: S) -> io::Result<(ByteStream<S>, Purpose)> {
+///
+/// # Errors
+/// If the stream fails, or what comes is no request for one of these upgrades.
+pub async fn server<S: ReadWrite>(stream: S) -> io::Result<(ByteStream<S>, Purpose)> {
     let mut asked = None;
     let judge = |request: &Request, response: Response| -> Result<Response, ErrorResponse> {
         let known = [Purpose::Carry, Purpose::Join];
@@ -88,7 +90,7 @@ pub(crate) async fn server<S: ReadWrite>(stream: S) -> io::Result<(ByteStream<S>
 
 /// The binary messages of a WebSocket as one stream of bytes; their bounds mean nothing.
 #[derive(Debug)]
-pub(crate) struct ByteStream<S> {
+pub struct ByteStream<S> {
     socket: WebSocketStream<S>,
     /// What was received and not yet read.
     left: Bytes,
