@@ -181,6 +181,14 @@ impl Outlet {
         }
     }
 
+    /// Whether the other host is known to have what was sent. A QUIC stream does not say.
+    pub(crate) fn is_heard(&self) -> bool {
+        match &self.send {
+            Sender::Quic(_) => false,
+            Sender::Lan(send) => send.is_heard(),
+        }
+    }
+
     /// Ends the data in order.
     pub(crate) async fn finish(&mut self) -> Result<(), Broken> {
         match &mut self.send {

@@ -5,6 +5,7 @@
 //! endpoint. If the tunnel is lost meanwhile nobody knows how far they came, and the client must. What is kept is bounded: a client that sends more waits until the target was reached.
 
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -46,12 +47,16 @@ pub(super) enum Failed {
     TimedOut(Duration),
 }
 
+/// How long the other host may take over its acknowledgement before a connection on the LAN counts as dead: more than
+/// a packet that is lost and sent again, and less than what a caller notices.
+const LAN_LIMIT: Duration = Duration::from_millis(300);
+
 /// Why a TCP connection on the LAN did not reach the target.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ByLan {
-    /// The other agent said no: another way would not change that.
-    #[error("refused: {}", .0.as_str())]
-    Refused(Code),
+    /// The other agent said no, or does not answer in time: another way would not change that.
+    #[error("{0}")]
+    Failed(Failed),
     /// It is of no use.
     #[error("{0}")]
     Dead(String),
@@ -148,23 +153,42 @@ impl Early {
     /// Sends the preface by a TCP connection, and waits until the other agent has reached the target. None of the
     /// client's bytes go before that: whatever becomes of the connection, they can be sent by another way. On a LAN
     /// that costs them a fraction of a millisecond.
+    ///
+    /// A connection is dead where the other host does not acknowledge the preface. Where it does, the endpoint has all
+    /// of `limit`: it is being connected to, and by another way it would be a second time.
     pub(super) async fn reach_by_lan(
         preface: &[u8],
         outlet: &mut Outlet,
         inlet: &mut Inlet,
         limit: Duration,
     ) -> Result<(), ByLan> {
-        let answered = async {
-            outlet.write_all(preface).await?;
-            inlet.first_byte().await
+        let dead = |_| ByLan::Dead(format!("no acknowledgement within {LAN_LIMIT:?}"));
+        let answered = match timeout(LAN_LIMIT, outlet.write_all(preface)).await.map_err(dead)? {
+            Ok(()) => Self::answer_by_lan(outlet, inlet, limit).await?,
+            Err(broken) => Err(broken),
         };
-        match timeout(limit, answered).await {
-            Ok(Ok(Some(CONNECTED))) => Ok(()),
-            Ok(Ok(Some(code))) => Err(ByLan::Refused(Code::from_number(code.into()))),
-            Ok(Ok(None)) => Err(ByLan::Dead("it ended without an answer".to_owned())),
-            Ok(Err(broken)) => Err(ByLan::Dead(broken.to_string())),
-            Err(_) => Err(ByLan::Dead(format!("no answer within {limit:?}"))),
+        match answered {
+            Ok(Some(CONNECTED)) => Ok(()),
+            Ok(Some(code)) => Err(ByLan::Failed(Failed::Refused(Code::from_number(code.into())))),
+            Ok(None) => Err(ByLan::Dead("it ended without an answer".to_owned())),
+            Err(broken) => Err(ByLan::Dead(broken.to_string())),
         }
+    }
+
+    async fn answer_by_lan(
+        outlet: &Outlet,
+        inlet: &mut Inlet,
+        limit: Duration,
+    ) -> Result<Result<Option<u8>, Broken>, ByLan> {
+        let mut answer = pin!(inlet.first_byte());
+        if let Ok(answered) = timeout(LAN_LIMIT.min(limit), &mut answer).await {
+            return Ok(answered);
+        }
+        if !outlet.is_heard() {
+            return Err(ByLan::Dead(format!("no acknowledgement within {LAN_LIMIT:?}")));
+        }
+        let rest = limit.saturating_sub(LAN_LIMIT);
+        timeout(rest, answer).await.map_err(|_| ByLan::Failed(Failed::TimedOut(limit)))
     }
 
     /// What is in hand where nothing was sent before the target was reached.

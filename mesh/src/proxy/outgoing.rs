@@ -22,10 +22,6 @@ use crate::wire::{Code, Preface};
 /// own bound: a relayed path at the far end of the world.
 const PATH_GRACE: Duration = Duration::from_secs(3);
 
-/// How long the other agent may take over its connect before a connection on the LAN counts as dead: far more than an
-/// endpoint that listens needs, and less than what a caller notices.
-const LAN_LIMIT: Duration = Duration::from_millis(300);
-
 /// Buffer of either direction when a flow stays on this node.
 const DIRECT_BUFFER: usize = 64 << 10;
 
@@ -141,7 +137,7 @@ impl Proxy {
         let preface = Preface::Tcp(header).encode();
         match self.by_lan(peer, &preface).await {
             None => {}
-            Some(Err(code)) => return Tried::Failed(socket, Failed::Refused(code)),
+            Some(Err(failed)) => return Tried::Failed(socket, failed),
             Some(Ok((outlet, inlet))) => {
                 let hand = match early.in_hand(socket.tcp()) {
                     Ok(hand) => hand,
@@ -156,7 +152,7 @@ impl Proxy {
             Err(error) => return Tried::Failed(socket, Failed::NoWay(error.to_string())),
         };
         let (mut outlet, mut inlet) = guarded(stream);
-        let limit = self.connect_timeout + PATH_GRACE;
+        let limit = self.answer_limit();
         let reached = tokio::select! {
             reached = early.reach(socket.tcp(), &preface, &mut outlet, &mut inlet, limit) => reached,
             () = self.force.cancelled() => return Tried::Failed(socket, Failed::Refused(Code::Leaving)),
@@ -168,17 +164,22 @@ impl Proxy {
         self.carry_flow(socket, early, Way { by: By::Quic, outlet, inlet, hand }, attempt, flow).await
     }
 
+    /// How long the other agent may be silent.
+    fn answer_limit(&self) -> Duration {
+        self.connect_timeout + PATH_GRACE
+    }
+
     /// By a TCP connection to a node on the LAN, if that is the better way and one is at hand: both halves of it where
-    /// the target was reached, or the other agent's refusal. None: by QUIC, as if nothing had been.
-    async fn by_lan(&self, peer: PeerId, preface: &[u8]) -> Option<Result<(Outlet, Inlet), Code>> {
+    /// the target was reached, or why it was not. None: by QUIC, as if nothing had been.
+    async fn by_lan(&self, peer: PeerId, preface: &[u8]) -> Option<Result<(Outlet, Inlet), Failed>> {
         let (mut outlet, mut inlet) = guarded_lan(self.lan_tcp.take(peer)?);
-        let reached = Early::reach_by_lan(preface, &mut outlet, &mut inlet, LAN_LIMIT);
+        let reached = Early::reach_by_lan(preface, &mut outlet, &mut inlet, self.answer_limit());
         match self.force.run_until_cancelled(reached).await? {
             Ok(()) => {
                 self.lan_tcp.proved(peer);
                 Some(Ok((outlet, inlet)))
             }
-            Err(ByLan::Refused(code)) => Some(Err(code)),
+            Err(ByLan::Failed(failed)) => Some(Err(failed)),
             Err(ByLan::Dead(why)) => {
                 let node = self.snapshot.load().name_of(&peer);
                 tracing::info!(node, why, "a TCP connection on the LAN is dead: the flow goes by QUIC");

@@ -145,6 +145,12 @@ impl LanSend {
         Ok(())
     }
 
+    /// Whether the other host has acknowledged all that was sent: it and the LAN are there, whatever its agent makes
+    /// of it.
+    pub fn is_heard(&self) -> bool {
+        self.link.socket.is_heard()
+    }
+
     /// Returns when the connection is broken, though nobody reads or writes: reset by the peer, or the peer
     /// acknowledges nothing any more.
     pub fn broken(&self) -> impl Future<Output = io::Error> + Send + use<> {

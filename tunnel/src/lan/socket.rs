@@ -53,6 +53,11 @@ impl Socket {
         matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
+    /// Whether the other host has acknowledged all that was sent.
+    pub(super) fn is_heard(&self) -> bool {
+        info(&self.0).is_some_and(|info| info.tcpi_unacked == 0)
+    }
+
     /// Makes the close to come a reset.
     pub(super) fn reset_on_close(&self) {
         // It fails only where the connection is no more.

@@ -1,6 +1,7 @@
 //! Flows over TCP on a LAN: as by QUIC, and by QUIC where there is nothing to go by.
 
 use edgeloom_tunnel::LanPeer;
+use futures::FutureExt as _;
 
 use crate::measure;
 use crate::testing::pair_on_lan;
@@ -117,7 +118,7 @@ async fn a_connection_that_is_dead_is_no_error_of_the_client_s() {
     let (a, b) = pair_on_lan().await;
     let (target, port) = listener().await;
     serve([&a, &b], port, &[(LOOPBACK, "b1")]);
-    let cut = middlebox(&a).await;
+    let cut = lan(&a).await;
     a.proxy.lan_tcp.make_ready(a.wire.peer).await;
     cut.send(true).unwrap();
     let mut client = call(&a, cluster_ip()).await;
@@ -139,6 +140,29 @@ async fn a_connection_that_is_dead_is_no_error_of_the_client_s() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_is_slow_to_take_a_connection_is_waited_for() {
+    let (a, b) = pair_on_lan().await;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind((LOOPBACK, 0).into()).unwrap();
+    // One connection waits to be accepted; the next one's SYN is dropped, and sent again after a second.
+    let target = socket.listen(0).unwrap();
+    let address = target.local_addr().unwrap();
+    let _first = TcpStream::connect(address).await.unwrap();
+    serve([&a, &b], address.port(), &[(LOOPBACK, "b1")]);
+    let mut client = call(&a, cluster_ip()).await;
+    client.write_all(b"hello").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    soon(target.accept()).await.unwrap();
+    let (mut server, _) = soon(target.accept()).await.unwrap();
+    let mut hello = [0; 5];
+    soon(server.read_exact(&mut hello)).await.unwrap();
+    assert_eq!(&hello, b"hello");
+    assert_eq!(a.metric(FLOWS, &["outgoing", "tcp"]), 1.0);
+    assert_eq!(a.metric("edgeloom_mesh_lan_tcp_dead_total", &[]), 0.0);
+    assert!(target.accept().now_or_never().is_none(), "connected to once");
+}
+
+#[tokio::test]
 async fn a_connection_that_was_closed_meanwhile_is_not_used() {
     let (a, b) = pair_on_lan().await;
     assert_eq!(a.proxy.lan_tcp.ready(a.wire.peer), 1);
@@ -153,8 +177,8 @@ async fn a_connection_that_was_closed_meanwhile_is_not_used() {
     assert!(a.proxy.lan_tcp.take(a.wire.peer).is_none());
 }
 
-/// Puts a host between `a` and the other node that lets everything pass until it is told to be silent.
-async fn middlebox(a: &Node) -> tokio::sync::watch::Sender<bool> {
+/// Puts a LAN between `a` and the other node that lets everything pass until it is told to be cut.
+async fn lan(a: &Node) -> tokio::sync::watch::Sender<bool> {
     let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let beyond = a.wire.lan.lock().unwrap().replace(LanPeer { address, bytes: 0 }).unwrap().address;
@@ -169,13 +193,20 @@ async fn middlebox(a: &Node) -> tokio::sync::watch::Sender<bool> {
                     let _ = is_cut.wait_for(|cut| *cut).await;
                 };
                 tokio::select! {
-                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
-                    () = silent => std::future::pending::<()>().await,
-                }
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => return,
+                    () = silent => [&near, &far].map(deafen),
+                };
+                std::future::pending().await
             });
         }
     });
     cut
+}
+
+/// Has the kernel drop what comes to a socket before TCP sees it: nothing is acknowledged.
+fn deafen(tcp: &TcpStream) {
+    let nothing = u16::try_from(libc::BPF_RET | libc::BPF_K).unwrap();
+    socket2::SockRef::from(tcp).attach_filter(&[socket2::SockFilter::new(nothing, 0, 0, 0)]).unwrap();
 }
 
 #[tokio::test]
