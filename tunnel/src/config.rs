@@ -50,7 +50,8 @@ pub struct Config {
     /// What is done where UDP is blocked.
     pub carriers: Carriers,
     /// Take flows of nodes on the LAN over TCP with TLS, and make such connections: see [`Tunnel::dial_lan`](
-    /// crate::Tunnel::dial_lan). They pass no `rate`, so with one there are none.
+    /// crate::Tunnel::dial_lan). With a `rate` there are none: the processors are not the
+    /// limit then.
     pub lan_tcp: bool,
     /// What others may take of this node.
     pub limits: Limits,

@@ -11,7 +11,7 @@ use prometheus::{
 use crate::carrier::link::Meter;
 use crate::config::Config;
 use crate::lan::Account;
-use crate::socket::PeerSlot;
+use crate::socket::{Budget, PeerSlot};
 use crate::status::DirectKind;
 
 /// The metrics of one tunnel; clones share them.
@@ -217,8 +217,8 @@ impl Metrics {
     }
 
     /// Where the bytes of a connection over TCP with a node of the LAN are counted.
-    pub(crate) fn lan(&self, slot: Option<Arc<PeerSlot>>) -> Account {
-        Account { sent: self.lan_sent.clone(), received: self.lan_received.clone(), slot }
+    pub(crate) fn lan(&self, slot: Option<Arc<PeerSlot>>, budget: Budget) -> Account {
+        Account { budget, sent: self.lan_sent.clone(), received: self.lan_received.clone(), slot }
     }
 
     /// The bounds, for people to compare with what is used.

@@ -81,7 +81,8 @@ impl Tunnel {
         let (accepted, queue) = mpsc::channel(INCOMING);
         let settings = quic::Settings::new(&config);
         metrics.limits(&config, config.limits.buffers());
-        let connections = Connections::new(guard.clone(), metrics.clone(), settings.clone(), accepted);
+        let connections =
+            Connections::new(guard.clone(), metrics.clone(), settings.clone(), accepted, mux.budget.clone());
         let tls = |error: rustls::Error| Error::Endpoint(error.to_string());
         let server = settings.server(&guard).map_err(tls)?;
         let endpoint = quinn::Endpoint::new_with_abstract_socket(
@@ -251,7 +252,12 @@ impl Tunnel {
         let Some((LanPeer { address, .. }, slot)) = found else {
             return Err(LanError::NotOnLan(inner.engine.lock().named(&peer)));
         };
-        inner.connections.lan_origin(Some(slot)).dial(&inner.guard, peer, address).await
+        let dialled = inner.connections.lan_origin(Some(slot)).dial(&inner.guard, peer, address).await?;
+        // What was forbidden meanwhile has ended the connections that there were.
+        match self.lan(peer) {
+            Some(_) => Ok(dialled),
+            None => Err(LanError::NotOnLan(inner.engine.lock().named(&peer))),
+        }
     }
 
     /// Smoothed round trip time of the path in use to `peer`; none while no path is known to work.

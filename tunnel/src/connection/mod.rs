@@ -14,7 +14,7 @@ pub(crate) mod quic;
 mod spread;
 mod tend;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod usage;
 mod watch;
 mod windows;
@@ -45,7 +45,7 @@ use crate::alpn::Alpn;
 use crate::identity::{Guard, Trust, Verified};
 use crate::lan::{self, Buffered, Register};
 use crate::metrics::Metrics;
-use crate::socket::PeerSlot;
+use crate::socket::{Budget, PeerSlot};
 
 /// Codes with which connections are closed.
 pub(crate) mod code {
@@ -102,8 +102,9 @@ pub(crate) struct Connections {
     paths: Mutex<HashMap<PeerId, Arc<PathState>>>,
     config: quic::Settings,
     incoming: mpsc::Sender<Accepted>,
-    /// Flows of the LAN over TCP.
+    /// Flows of the LAN over TCP, and what they may send.
     pub(crate) lan: Register,
+    budget: Budget,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
 }
@@ -114,6 +115,7 @@ impl Connections {
         metrics: Metrics,
         config: quic::Settings,
         incoming: mpsc::Sender<Accepted>,
+        budget: Budget,
     ) -> Arc<Self> {
         let lan = Register::new(metrics.lan_connections.clone(), config.limits.streams as usize);
         Arc::new(Self {
@@ -129,6 +131,7 @@ impl Connections {
             config,
             incoming,
             lan,
+            budget,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         })
@@ -317,7 +320,7 @@ impl Connections {
 
     /// What a connection over TCP with a peer, whose slot is `slot`, is entered into.
     pub(crate) fn lan_origin(&self, slot: Option<Arc<PeerSlot>>) -> lan::Origin {
-        lan::Origin { register: self.lan.clone(), account: self.metrics.lan(slot) }
+        lan::Origin { register: self.lan.clone(), account: self.metrics.lan(slot, self.budget.clone()) }
     }
 
     /// Closes everything.

@@ -16,7 +16,8 @@ fn handle() -> Handle {
     let metrics = Metrics::new(&Registry::new()).unwrap();
     let mux = Mux::bind(&config, metrics.clone(), mpsc::channel(1).0).unwrap();
     let settings = Settings::new(&config);
-    let connections = Connections::new(guard.clone(), metrics.clone(), settings, mpsc::channel(1).0);
+    let connections =
+        Connections::new(guard.clone(), metrics.clone(), settings, mpsc::channel(1).0, mux.budget.clone());
     Handle::new(config, guard, key, mux, connections, metrics, Store::new(None))
 }
 

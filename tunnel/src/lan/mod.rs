@@ -35,7 +35,7 @@ pub(crate) use register::Register;
 pub(crate) use socket::Buffered;
 use socket::Socket;
 
-use crate::socket::PeerSlot;
+use crate::socket::{Budget, PeerSlot};
 
 /// Protocol of these connections.
 pub const LAN_ALPN: &[u8] = b"mesh-lan/1";
@@ -82,9 +82,10 @@ struct Link {
     _place: Option<register::Place>,
 }
 
-/// Where the bytes of a connection are counted.
+/// Where the bytes of a connection are counted, and what they are taken from.
 #[derive(Clone, Debug)]
 pub(crate) struct Account {
+    pub(crate) budget: Budget,
     pub(crate) sent: IntCounter,
     pub(crate) received: IntCounter,
     pub(crate) slot: Option<Arc<PeerSlot>>,
@@ -116,8 +117,9 @@ impl LanSend {
     /// # Errors
     /// If the connection is broken; then nothing is known of what was sent before.
     pub async fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = std::future::poll_fn(|cx| self.link.poll_write(cx, bytes)).await?;
-        self.link.account_sent(written);
+        let most = self.link.allowed(bytes.len()).await;
+        let written = std::future::poll_fn(|cx| self.link.poll_write(cx, &bytes[..most])).await?;
+        self.link.account_sent(most, written);
         Ok(written)
     }
 
@@ -210,8 +212,20 @@ impl Link {
         Poll::Ready(Ok(buffer.freeze()))
     }
 
-    fn account_sent(&self, bytes: usize) {
+    /// Waits until the node may send some of so many bytes; how many.
+    async fn allowed(&self, bytes: usize) -> usize {
+        match &self.account {
+            Some(account) => account.budget.take(bytes).await,
+            None => bytes,
+        }
+    }
+
+    /// So many of the bytes that were allowed have gone.
+    fn account_sent(&self, allowed: usize, bytes: usize) {
         let Some(account) = &self.account else { return };
+        if bytes < allowed {
+            account.budget.give_back(allowed - bytes);
+        }
         account.sent.inc_by(bytes as u64);
         if let Some(slot) = &account.slot {
             slot.traffic.add_sent(bytes);

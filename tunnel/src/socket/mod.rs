@@ -29,6 +29,7 @@ pub(crate) use classify::Mark;
 pub(crate) use guests::{Guest, Guests};
 pub(crate) use libp2p::Libp2pSocket;
 pub(crate) use mux::{Inbound, Mux, Source};
+pub(crate) use pace::Budget;
 pub(crate) use raw::RawSocket;
 pub(crate) use relay::drain;
 pub(crate) use table::{PeerSlot, Route, Session};

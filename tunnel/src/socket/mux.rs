@@ -2,8 +2,8 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use libp2p::PeerId;
@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::address::canonical;
 use super::classify::Class;
-use super::pace::Pace;
+use super::pace::Budget;
 use super::relay::WayOut;
 use super::table::{Route, Session, Table, is_virtual};
 use super::throttle::Throttle;
@@ -82,9 +82,8 @@ pub(crate) struct Mux {
     pub(super) complained: AtomicU64,
     pub(super) way_out: WayOut,
     pub(super) throttle: Throttle,
-    /// Whether there is a bound to what this node may send, and what is left of it.
-    is_paced: AtomicBool,
-    pace: Mutex<Pace>,
+    /// What this node may send.
+    pub(crate) budget: Budget,
     shut: AtomicBool,
 }
 
@@ -122,8 +121,7 @@ impl Mux {
             complained: AtomicU64::new(0),
             way_out: WayOut::new(&config.limits),
             throttle: Throttle::new(config.limits.frames_per_second),
-            is_paced: AtomicBool::new(rate.is_some()),
-            pace: Mutex::new(Pace::new(Instant::now(), rate.unwrap_or(u64::MAX))),
+            budget: Budget::new(Instant::now(), rate),
             shut: AtomicBool::new(false),
         }))
     }
@@ -140,20 +138,7 @@ impl Mux {
     pub(crate) fn max_transmit_segments(&self) -> usize {
         let most = self.state.max_gso_segments();
         // No batch that a slow rate would take long to make up for.
-        self.paced().map_or(most, |pace| (pace.batch() / PACKET).clamp(1, most))
-    }
-
-    fn paced(&self) -> Option<MutexGuard<'_, Pace>> {
-        let is_paced = self.is_paced.load(Ordering::Relaxed);
-        is_paced.then(|| self.pace.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// From now on no more than so many bytes a second are sent, or as many as go.
-    pub(crate) fn set_rate(&self, now: Instant, rate: Option<u64>) {
-        if let Some(rate) = rate {
-            *self.pace.lock().unwrap_or_else(PoisonError::into_inner) = Pace::new(now, rate);
-        }
-        self.is_paced.store(rate.is_some(), Ordering::Relaxed);
+        self.budget.paced().map_or(most, |pace| (pace.batch() / PACKET).clamp(1, most))
     }
 
     pub(crate) fn max_receive_segments(&self) -> usize {
@@ -165,7 +150,7 @@ impl Mux {
     }
 
     pub(crate) async fn writable(&self) -> io::Result<()> {
-        while let Some(at) = self.paced().and_then(|mut pace| pace.ready_at(Instant::now())) {
+        while let Some(at) = self.budget.paced().and_then(|mut pace| pace.ready_at(Instant::now())) {
             tokio::time::sleep_until(at.into()).await;
         }
         self.io.writable().await
@@ -185,21 +170,19 @@ impl Mux {
     /// Sends bulk, where the rate allows; else it is as if the socket were full.
     pub(super) fn transmit(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let bytes = transmit.contents.len();
-        if self.paced().is_some_and(|mut pace| !pace.take(Instant::now(), bytes)) {
+        if self.budget.paced().is_some_and(|mut pace| !pace.take(Instant::now(), bytes)) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let sent = self.transmit_now(transmit);
-        if sent.is_err()
-            && let Some(mut pace) = self.paced()
-        {
-            pace.give_back(bytes);
+        if sent.is_err() {
+            self.budget.give_back(bytes);
         }
         sent
     }
 
     /// Sends what is small and keeps the rest going, whatever the rate: it is taken from the bulk.
     fn transmit_first(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        if let Some(mut pace) = self.paced() {
+        if let Some(mut pace) = self.budget.paced() {
             pace.go_ahead(Instant::now(), transmit.contents.len());
         }
         self.transmit_now(transmit)

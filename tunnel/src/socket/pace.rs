@@ -1,5 +1,9 @@
-//! No more than a rate: a token bucket (RFC 2698, section 1) whose debt is paid before the next bulk goes. Pure.
+//! No more than a rate: a token bucket (RFC 2698, section 1) whose debt is paid before the next bulk goes.
+//!
+//! [`Pace`] is the bucket, pure. [`Budget`] is the one of all that a node sends, by whatever socket.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What may go at once after a rest, as the time that it takes at the rate.
@@ -67,11 +71,90 @@ impl Pace {
     }
 }
 
+/// What a node may send, all in all, which may change at any time; clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Budget(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// Whether there is a bound: where there is none nobody waits for the lock.
+    is_paced: AtomicBool,
+    pace: Mutex<Pace>,
+}
+
+impl Budget {
+    /// So many bytes a second; as many as go if it is `None`.
+    pub(crate) fn new(now: Instant, rate: Option<u64>) -> Self {
+        let pace = Mutex::new(Pace::new(now, rate.unwrap_or(u64::MAX)));
+        Self(Arc::new(Inner { is_paced: AtomicBool::new(rate.is_some()), pace }))
+    }
+
+    /// From now on no more than so many bytes a second, or as many as go.
+    pub(crate) fn set(&self, now: Instant, rate: Option<u64>) {
+        if let Some(rate) = rate {
+            *self.lock() = Pace::new(now, rate);
+        }
+        self.0.is_paced.store(rate.is_some(), Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pace> {
+        self.0.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is left, where there is a bound.
+    pub(crate) fn paced(&self) -> Option<MutexGuard<'_, Pace>> {
+        self.0.is_paced.load(Ordering::Relaxed).then(|| self.lock())
+    }
+
+    /// Waits until some of so many bytes may go, and takes them; how many.
+    pub(crate) async fn take(&self, wanted: usize) -> usize {
+        loop {
+            match self.try_take(tokio::time::Instant::now().into(), wanted) {
+                Ok(bytes) => return bytes,
+                Err(at) => tokio::time::sleep_until(at.into()).await,
+            }
+        }
+    }
+
+    fn try_take(&self, now: Instant, wanted: usize) -> Result<usize, Instant> {
+        let Some(mut pace) = self.paced() else { return Ok(wanted) };
+        let bytes = wanted.min(pace.batch());
+        if pace.take(now, bytes) { Ok(bytes) } else { Err(pace.ready_at(now).unwrap_or(now)) }
+    }
+
+    /// What was taken did not go.
+    pub(crate) fn give_back(&self, bytes: usize) {
+        if let Some(mut pace) = self.paced() {
+            pace.give_back(bytes);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const MEGABIT: u64 = 125_000;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_budget_is_one_for_all_and_may_change() {
+        let now = || Instant::from(tokio::time::Instant::now());
+        let budget = Budget::new(now(), None);
+        assert_eq!(budget.take(1 << 30).await, 1 << 30, "as many as go");
+        budget.set(now(), Some(8 * MEGABIT));
+        let send = |budget: Budget| async move {
+            let mut left = 1_000_000;
+            while left > 0 {
+                left -= budget.take(left).await;
+            }
+        };
+        let before = now();
+        tokio::join!(send(budget.clone()), send(budget.clone()));
+        let took = (now() - before).as_secs_f64();
+        assert!((1.9..2.1).contains(&took), "2 MB at 1 MB a second took {took} s");
+        budget.set(now(), None);
+        assert_eq!(budget.take(1 << 30).await, 1 << 30);
+    }
 
     /// Sends batches as soon as they may go, for two seconds; how many bytes went.
     fn sent(rate: u64, batch: usize, ahead: usize) -> usize {
