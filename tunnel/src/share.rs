@@ -33,11 +33,11 @@ impl Shares {
     pub fn take(&self, address: IpAddr) -> Option<Share> {
         let source = source(address);
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = held.entry(source).or_default();
-        if *count >= self.limit {
+        // Looked at first: who gets nothing leaves nothing here.
+        if held.get(&source).copied().unwrap_or_default() >= self.limit {
             return None;
         }
-        *count += 1;
+        *held.entry(source).or_default() += 1;
         Some(Share { shares: self.clone(), source })
     }
 
@@ -88,5 +88,14 @@ mod tests {
             assert!(take(same).is_some());
         }
         assert!(shares.held.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn where_there_are_no_places_nobody_is_remembered() {
+        let shares = Shares::new(0);
+        for host in 0..=u8::MAX {
+            assert!(shares.take([192, 0, 2, host].into()).is_none());
+        }
+        assert_eq!((shares.most(), shares.held.lock().unwrap().len()), (0, 0));
     }
 }

@@ -8,11 +8,11 @@ use libp2p::PeerId;
 use super::{Engine, PeerState};
 use crate::carrier::address::is_carrier;
 use crate::identity::Verified;
-use crate::path::{Action, Demand, Kind, Origin, RouteKey};
+use crate::path::{Action, Demand, Kind, RouteKey};
 use crate::socket::Source;
 use crate::status::DirectKind;
 use crate::wire::frame::Control;
-use crate::wire::message::{Hello, MAX_CANDIDATES, Message};
+use crate::wire::message::{Hello, Message};
 use crate::wire::seal::hint;
 use crate::wire::stamp::{Novelty, micros};
 
@@ -20,9 +20,6 @@ use crate::wire::stamp::{Novelty, micros};
 const RETRY: Duration = Duration::from_secs(1);
 /// The kind of a path on the LAN.
 const LAN: Kind = Kind::Direct(DirectKind::Lan);
-/// Back-off of telling a peer our addresses over a relay while no direct path is found.
-const FIRST_TELL: Duration = Duration::from_secs(1);
-const LAST_TELL: Duration = Duration::from_secs(600);
 
 impl Engine {
     /// A message of `peer` that is authentic.
@@ -188,60 +185,6 @@ impl Engine {
         }
     }
 
-    /// Addresses at which `peer` says it may be reached.
-    fn told_of(&mut self, now: Instant, peer: PeerId, addresses: &[SocketAddr]) {
-        if !self.config.allows_direct() {
-            return;
-        }
-        let own_site = self.own_site();
-        let Some(state) = self.peers.get_mut(&peer) else { return };
-        let site = state.site().or_else(|| self.connections.verified(&peer).map(|known| known.site.clone()));
-        let near = own_site.is_some() && own_site == site;
-        for address in addresses {
-            // Private ranges repeat: an address of another site means nothing here.
-            if !usable(address) || (is_private(&address.ip()) && !near) || self.local.contains(address) {
-                continue;
-            }
-            let kind = Kind::Direct(direct_kind(state, *address, true));
-            state.paths.add(now, RouteKey::Direct(*address), kind, Origin::Told);
-        }
-        state.paths.urge(now);
-    }
-
-    fn own_site(&self) -> Option<edgeloom_model::Site> {
-        let credential = self.guard.credential()?;
-        edgeloom_model::Site::new(credential.claims().site.clone()).ok()
-    }
-
-    /// Tells `peer` own addresses, over a relay.
-    pub(super) fn tell(&mut self, now: Instant, peer: PeerId, answered: bool) {
-        if !self.config.allows_direct() {
-            return;
-        }
-        let own_site = self.own_site();
-        let Some(state) = self.peers.get_mut(&peer) else { return };
-        let Some(session) = state.working_session(now) else { return };
-        let site = state.site().or_else(|| self.connections.verified(&peer).map(|known| known.site.clone()));
-        let near = own_site.is_some() && own_site == site;
-        let mut addresses: Vec<SocketAddr> = self.observed.values().copied().collect();
-        addresses.extend(self.local.iter().filter(|address| near || !is_private(&address.ip())));
-        addresses.dedup();
-        addresses.truncate(MAX_CANDIDATES);
-        let told = state.told.map_or(0, |(_, count)| count);
-        if !answered {
-            state.told = Some((now, told.saturating_add(1)));
-        }
-        self.send(&peer, &Source::Relayed(session), &Message::Candidates { addresses, answered });
-    }
-
-    /// Whether it is time to tell again.
-    pub(super) fn tell_due(state: &PeerState, now: Instant) -> bool {
-        state.told.is_none_or(|(at, count)| {
-            now.saturating_duration_since(at)
-                >= (FIRST_TELL * 3u32.saturating_pow(count.min(6) - 1)).min(LAST_TELL)
-        })
-    }
-
     /// Does what the peer's paths ask for, wakes who waits for a path, and asks relays.
     pub(super) fn service(&mut self, now: Instant, peer: PeerId) {
         let demand = self.demand(now, &peer);
@@ -373,7 +316,7 @@ impl Engine {
 }
 
 /// What kind of direct path leads to `address` of this peer; `told` if the peer itself or a relay named it.
-fn direct_kind(state: &PeerState, address: SocketAddr, told: bool) -> DirectKind {
+pub(super) fn direct_kind(state: &PeerState, address: SocketAddr, told: bool) -> DirectKind {
     let configured = state.member.as_ref().is_some_and(|member| member.addresses.contains(&address));
     let known =
         state.paths.candidates().iter().find(|c| c.route == RouteKey::Direct(address)).map(|c| c.kind);
@@ -393,7 +336,7 @@ pub(super) fn usable(address: &SocketAddr) -> bool {
 }
 
 /// Whether the address means something at its own site only.
-fn is_private(ip: &IpAddr) -> bool {
+pub(super) fn is_private(ip: &IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => {
             ip.is_private() || ip.is_link_local() || (ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64)

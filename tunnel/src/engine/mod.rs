@@ -11,6 +11,7 @@ mod messages;
 mod peer;
 mod relays;
 mod sizes;
+mod tell;
 mod tick;
 mod trace;
 

@@ -45,6 +45,13 @@ pub(super) struct Place {
     number: u64,
 }
 
+impl Open {
+    /// Connections that `peer` made.
+    fn accepted(&self, peer: &PeerId) -> usize {
+        self.by_peer.get(peer).map_or(0, |held| held.values().filter(|held| held.accepted).count())
+    }
+}
+
 impl Register {
     pub(crate) fn new(gauge: IntGauge, limit: usize) -> Self {
         Self(Arc::new(Inner { open: Mutex::default(), gauge, limit }))
@@ -60,12 +67,12 @@ impl Register {
         let mut open = self.lock();
         let number = open.next;
         open.next += 1;
-        let of_peer = open.by_peer.entry(peer.peer).or_default();
-        if accepted && of_peer.values().filter(|held| held.accepted).count() >= self.0.limit {
+        // Looked at first: who gets no place leaves nothing here.
+        if accepted && open.accepted(&peer.peer) >= self.0.limit {
             return None;
         }
         let held = Held { cutter: socket.cutter(), peer: peer.clone(), accepted, since: Instant::now() };
-        of_peer.insert(number, held);
+        open.by_peer.entry(peer.peer).or_default().insert(number, held);
         self.0.gauge.inc();
         Some(Place { register: self.clone(), peer: peer.peer, number })
     }
@@ -99,5 +106,13 @@ impl Drop for Place {
             open.by_peer.remove(&self.peer);
         }
         self.register.0.gauge.dec();
+    }
+}
+
+#[cfg(test)]
+impl Register {
+    /// Peers of which anything is held.
+    pub(super) fn peers(&self) -> usize {
+        self.lock().by_peer.len()
     }
 }

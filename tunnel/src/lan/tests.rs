@@ -172,6 +172,8 @@ async fn a_register_bounds_cuts_and_forgets() {
     let place = register.place(&from, &accepted.link.socket, true).unwrap();
     assert!(register.place(&from, &accepted.link.socket, true).is_none(), "as many as it may");
     assert_eq!(gauge.get(), 1);
+    let none = Register::new(gauge.clone(), 0);
+    assert!(none.place(&from, &accepted.link.socket, true).is_none() && none.peers() == 0);
     register.recheck(|_| true);
     register.cut_peer(&a.identity().peer_id(), Instant::now() - SOON);
     assert!(dialled.is_alive(), "trusted, and newer");
