@@ -8,6 +8,7 @@
 mod accept;
 pub(crate) mod congestion;
 pub(crate) mod dial;
+mod drain;
 mod life;
 mod open;
 pub(crate) mod quic;
@@ -328,27 +329,6 @@ impl Connections {
         self.lan.cut_all();
         for entry in self.lock().values().flatten() {
             entry.connection.close(code, reason.as_bytes());
-        }
-    }
-}
-
-/// How long no packet may come before a connection counts as silent while draining.
-const SILENCE: Duration = Duration::from_millis(500);
-
-impl Connections {
-    /// Waits until nothing comes on any connection any more, at most `patience`.
-    pub(crate) async fn drain(&self, patience: Duration) {
-        let received =
-            || self.lock().values().flatten().map(|entry| entry.connection.stats().udp_rx.bytes).sum::<u64>();
-        let end = tokio::time::Instant::now() + patience;
-        let mut before = received();
-        while before > 0 && tokio::time::Instant::now() < end {
-            tokio::time::sleep_until((tokio::time::Instant::now() + SILENCE).min(end)).await;
-            let after = received();
-            if after == before {
-                return;
-            }
-            before = after;
         }
     }
 }
