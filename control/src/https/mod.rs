@@ -3,11 +3,13 @@
 //!
 //! The TLS configuration is read anew for every connection, so that a renewed certificate needs no
 //! restart. Anybody may connect, so connections are bounded: altogether, for those that show no certificate, which
-//! leave places for the others, and for each source of such. One that does nothing is closed: before its handshake is
-//! done, before a first request, or between requests. A request that runs and a connection that was upgraded may be quiet for as long as
-//! they like.
+//! leave places for the others, and for each source of such. Where every place is taken whoever has not done its
+//! handshake goes, the oldest first, so that many sources that never do keep nobody out. One that does nothing is
+//! closed: before its handshake is done, before a first request, or between requests. A request that runs and a
+//! connection that was upgraded may be quiet for as long as they like.
 
 mod activity;
+mod handshakes;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +22,7 @@ use activity::{Activity, Sending};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use edgeloom_tunnel::share::Shares;
+use handshakes::Handshakes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
@@ -53,7 +56,7 @@ const STREAMS: u32 = 250;
 /// How many connections one listener takes.
 #[derive(Clone, Copy)]
 struct Limits {
-    /// At a time; further ones wait in the kernel's queue.
+    /// At a time; further ones wait in the kernel's queue, where no unfinished handshake makes room.
     connections: usize,
     /// Of them, without a certificate after the handshake; further ones are closed, so that an API server finds a place
     /// whoever comes.
@@ -95,9 +98,8 @@ async fn serve_within<H: Handler>(
 ) {
     let Limits { connections, unproven, per_source } = limits;
     let (room, places) = (Arc::new(Semaphore::new(connections)), Arc::new(Semaphore::new(unproven)));
-    let shares = Shares::new(per_source);
+    let (shares, handshakes) = (Shares::new(per_source), Handshakes::default());
     loop {
-        let permit = room.clone().acquire_owned().await.expect("the semaphore is never closed");
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => return,
@@ -115,11 +117,13 @@ async fn serve_within<H: Handler>(
             tracing::debug!(%remote, "closed: its source has {per_source} connections here already");
             continue;
         };
-        let acceptor = TlsAcceptor::from(tls.load_full());
+        let Some(permit) = stop.run_until_cancelled(handshakes.place(&room)).await else { return };
+        let (acceptor, handshake) = (TlsAcceptor::from(tls.load_full()), handshakes.begin());
         let (handler, stop, places) = (handler.clone(), stop.clone(), places.clone());
         tasks.spawn(async move {
             let _permit = permit;
-            let Some((stream, certificate)) = shake_hands(stream, acceptor).await else { return };
+            let shaken = handshake.run(shake_hands(stream, acceptor)).await;
+            let Some((stream, certificate)) = shaken else { return };
             // Whom the cluster's CA vouches for locks nothing; an API server has many connections.
             let proven = certificate.is_some();
             let _share = (!proven).then_some(share);

@@ -167,6 +167,41 @@ async fn strangers_leave_places_for_those_with_a_certificate() {
     tasks.wait().await;
 }
 
+#[tokio::test]
+async fn who_never_shakes_hands_keeps_nobody_out() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let pair = pair();
+    let limits = Limits { connections: 6, unproven: 4, per_source: 2 };
+    let tls = Arc::new(ArcSwap::from_pointee(
+        crate::tls::server(&pair, &pair.certificate, &[b"http/1.1"]).unwrap(),
+    ));
+    let serving = serve_within(limits, listener, tls, Answers::hello(), tasks.clone(), stop.clone());
+    let serving = tokio::spawn(serving);
+    let (mut silent, mut known) = (Vec::new(), Vec::new());
+    for host in 2..12 {
+        // Each source with as many as it may have: together they have every place, and more.
+        for _ in 0..limits.per_source {
+            silent.push(from([127, 0, 0, host], at).await);
+        }
+        if host >= 10 {
+            let soon = tokio::time::timeout(HANDSHAKE / 2, greeted(at, &pair, true));
+            known.push(soon.await.expect("long before the others are given up").unwrap());
+        }
+    }
+    let stranger = tokio::time::timeout(HANDSHAKE / 2, greeted(at, &pair, false));
+    stranger.await.expect("before the others are given up").unwrap();
+    for connection in &mut known {
+        connection.write_all(GET.as_bytes()).await.unwrap();
+    }
+    drop((silent, known));
+    stop.cancel();
+    serving.await.unwrap();
+    tasks.close();
+    tasks.wait().await;
+}
+
 /// A connection by which an answer came, shown with or without the pair's certificate.
 async fn greeted(
     at: SocketAddr,
