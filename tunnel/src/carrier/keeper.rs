@@ -135,7 +135,7 @@ pub(super) async fn carry(parts: Parts<'_>, carrier: &Arc<Carrier>, stream: link
         return tracing::debug!(remote = %carrier.remote, "no room for the peer of a carrier");
     }
     parts.engine.wake();
-    let open = parts.metrics.carriers.with_label_values(&[carrier.kind.as_str()]);
+    let open = parts.metrics.carriers.open.with_label_values(&[carrier.kind.as_str()]);
     open.inc();
     let meter = parts.metrics.meter(carrier.kind);
     let mut inlet = Inlet { mux: parts.mux, carrier };

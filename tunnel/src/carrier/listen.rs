@@ -162,7 +162,7 @@ impl Port {
     ) {
         let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
         let Some(share) = self.shares.take(remote.ip()) else {
-            return self.metrics.refused.with_label_values(&["busy"]).inc();
+            return self.metrics.links.refused.with_label_values(&["busy"]).inc();
         };
         link::tune(&stream);
         let shaken = tokio::time::timeout(PATIENCE, Box::pin(self.handshake(stream)));
@@ -182,7 +182,7 @@ impl Port {
                 return self.connections.take_lan(stream, verified, slot).await;
             }
             Err(error) => {
-                self.metrics.refused.with_label_values(&["handshake"]).inc();
+                self.metrics.links.refused.with_label_values(&["handshake"]).inc();
                 return tracing::debug!(%remote, kind = self.kind.as_str(), %error, "carrier refused");
             }
         };
@@ -197,7 +197,7 @@ impl Port {
         if peer.is_some() {
             return running.await;
         }
-        let busy = || self.metrics.refused.with_label_values(&["busy"]).inc();
+        let busy = || self.metrics.links.refused.with_label_values(&["busy"]).inc();
         let Some(_share) = self.stranger_shares.take(remote.ip()) else { return busy() };
         let Ok(_stranger) = self.strangers.clone().try_acquire_owned() else { return busy() };
         let limit = async {
@@ -227,7 +227,7 @@ impl Port {
             }
             Ok(Admitted::Joiner(_)) => Ok(Shaken::Carrier(Box::new(tls), Opened::Joining)),
             Err(refusal) => {
-                self.metrics.refused.with_label_values(&[refusal.reason()]).inc();
+                self.metrics.links.refused.with_label_values(&[refusal.reason()]).inc();
                 Err(io::Error::other(refusal.to_string()))
             }
         }

@@ -94,7 +94,7 @@ pub(crate) async fn accept(
                     }
                 }
                 Ok(Err(error)) => {
-                    connections.metrics.refused.with_label_values(&["handshake"]).inc();
+                    connections.metrics.links.refused.with_label_values(&["handshake"]).inc();
                     tracing::debug!(%remote, %error, "handshake");
                 }
                 Err(_) => tracing::debug!(%remote, "handshake timed out"),
@@ -113,7 +113,7 @@ impl Connections {
         known: Option<libp2p::PeerId>,
     ) -> Option<Joiner> {
         let refuse = |reason: &'static str, text: &str| {
-            self.metrics.refused.with_label_values(&[reason]).inc();
+            self.metrics.links.refused.with_label_values(&[reason]).inc();
             tracing::info!(remote = %connection.remote_address(), reason = text, "connection refused");
             connection.close(code::REFUSED, text.as_bytes());
         };
@@ -127,7 +127,7 @@ impl Connections {
                 refuse("connections", "the peer has as many connections as it may");
             }
             (Ok(Admitted::Member(verified)), Some(alpn)) if known == Some(verified.peer) => {
-                self.metrics.handshakes.with_label_values(&["accepted"]).inc();
+                self.metrics.links.handshakes.with_label_values(&["accepted"]).inc();
                 self.register(alpn, connection, false, verified);
                 show_taken(connection);
             }

@@ -102,7 +102,7 @@ impl Connections {
             .map_err(|error| lost((peer, alpn), error))?;
         match self.guard.admit(&connection) {
             Ok(Admitted::Member(verified)) if verified.peer == peer => {
-                self.metrics.handshakes.with_label_values(&["dialled"]).inc();
+                self.metrics.links.handshakes.with_label_values(&["dialled"]).inc();
                 Ok((connection, verified))
             }
             Ok(_) => {
@@ -110,7 +110,7 @@ impl Connections {
                 Err(refused((peer, alpn), "another peer answered".into()))
             }
             Err(refusal) => {
-                self.metrics.refused.with_label_values(&[refusal.reason()]).inc();
+                self.metrics.links.refused.with_label_values(&[refusal.reason()]).inc();
                 connection.close(code::REFUSED, refusal.to_string().as_bytes());
                 Err(refused((peer, alpn), refusal.to_string()))
             }

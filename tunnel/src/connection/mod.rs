@@ -118,7 +118,7 @@ impl Connections {
         incoming: mpsc::Sender<Accepted>,
         budget: Budget,
     ) -> Arc<Self> {
-        let lan = Register::new(metrics.lan_connections.clone(), config.limits.streams as usize);
+        let lan = Register::new(metrics.lan.connections.clone(), config.limits.streams as usize);
         Arc::new(Self {
             own: guard.identity().peer_id(),
             guard,
@@ -182,7 +182,7 @@ impl Connections {
     fn register(self: &Arc<Self>, alpn: Alpn, connection: &quinn::Connection, dialled: bool, peer: Verified) {
         let peer = Arc::new(peer);
         let key = (peer.peer, alpn);
-        let streams = self.metrics.streams.with_label_values(&[alpn.as_str()]);
+        let streams = self.metrics.links.streams.with_label_values(&[alpn.as_str()]);
         let usage = Usage::new(connection.clone(), windows::LEAST_SENDING, streams);
         let now = Instant::now();
         let entry = Entry {
@@ -207,7 +207,7 @@ impl Connections {
         self.share_buffers(&mut open);
         drop(open);
         self.registered.notify_waiters();
-        self.metrics.connections.with_label_values(&[alpn.as_str()]).inc();
+        self.metrics.links.connections.with_label_values(&[alpn.as_str()]).inc();
         let (connections, connection) = (self.clone(), connection.clone());
         self.tasks.spawn(async move {
             accept::serve(&connections, alpn, &peer, &connection, &usage).await;
@@ -225,7 +225,7 @@ impl Connections {
             open.remove(key);
         }
         self.share_buffers(&mut open);
-        self.metrics.connections.with_label_values(&[key.1.as_str()]).sub(gone as i64);
+        self.metrics.links.connections.with_label_values(&[key.1.as_str()]).sub(gone as i64);
     }
 
     /// Connections of this protocol that `peer` made.
@@ -311,17 +311,17 @@ impl Connections {
         let from = Arc::new(peer);
         match lan::admit(tls, &from, self.lan_origin(slot)) {
             Some(stream) => {
-                self.metrics.handshakes.with_label_values(&["accepted"]).inc();
+                self.metrics.links.handshakes.with_label_values(&["accepted"]).inc();
                 // It fails only where nobody takes anything any more.
                 let _ = self.incoming.send(Accepted::Lan { from, stream }).await;
             }
-            None => self.metrics.refused.with_label_values(&["connections"]).inc(),
+            None => self.metrics.links.refused.with_label_values(&["connections"]).inc(),
         }
     }
 
     /// What a connection over TCP with a peer, whose slot is `slot`, is entered into.
     pub(crate) fn lan_origin(&self, slot: Option<Arc<PeerSlot>>) -> lan::Origin {
-        lan::Origin { register: self.lan.clone(), account: self.metrics.lan(slot, self.budget.clone()) }
+        lan::Origin { register: self.lan.clone(), account: self.metrics.account(slot, self.budget.clone()) }
     }
 
     /// Closes everything.

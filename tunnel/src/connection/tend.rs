@@ -107,6 +107,7 @@ impl Connections {
         let connections = open.values().map(accepted).max();
         self.metrics.in_use("streams_per_connection", streams.unwrap_or_default().into());
         self.metrics.in_use("connections_per_peer", connections.unwrap_or_default() as u64);
+        self.metrics.in_use("lan_tcp_connections_per_peer", self.lan.most() as u64);
         self.metrics
             .in_use("rate_bytes_per_second", entries().map(|entry| entry.watch.rate).sum::<f64>() as u64);
         self.metrics.in_use("buffer_bytes", entries().map(|entry| entry.window).sum());

@@ -167,7 +167,7 @@ impl Node {
 
     /// How often it refused a connection because its peer had as many as it may.
     pub(crate) fn refused(&self) -> u64 {
-        self.tunnel.parts().0.metrics.refused.with_label_values(&["connections"]).get()
+        self.tunnel.parts().0.metrics.links.refused.with_label_values(&["connections"]).get()
     }
 
     pub(crate) fn connections(&self) -> usize {

@@ -128,7 +128,7 @@ impl Engine {
             Ok(credential) => Some(credential),
             Err(error) => {
                 tracing::debug!(%peer, %error, "hello refused");
-                self.metrics.refused.with_label_values(&["credential_form"]).inc();
+                self.metrics.links.refused.with_label_values(&["credential_form"]).inc();
                 return false;
             }
         };
@@ -142,7 +142,7 @@ impl Engine {
             }
             Err(refusal) => {
                 tracing::info!(%peer, %refusal, "hello refused");
-                self.metrics.refused.with_label_values(&[refusal.reason()]).inc();
+                self.metrics.links.refused.with_label_values(&[refusal.reason()]).inc();
                 false
             }
         }

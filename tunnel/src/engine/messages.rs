@@ -162,7 +162,7 @@ impl Engine {
         if let Some(current) = measured {
             self.connections.path_state(&peer).measured(current.kind == LAN, current.rtt());
         }
-        self.metrics.probe_rtt.observe(rtt.as_secs_f64());
+        self.metrics.paths.probe_rtt.observe(rtt.as_secs_f64());
         for (_, waiting) in state.pings.extract_if(.., |(ping, _)| *ping == id) {
             let _ = waiting.send(rtt);
         }
@@ -228,7 +228,7 @@ impl Engine {
             Action::Probe { route, id, in_use } => {
                 let Some(source) = self.source(&peer, route) else { return };
                 tracing::trace!(%peer, ?route, id, in_use, "probe goes");
-                self.metrics.probes.inc();
+                self.metrics.paths.probes.inc();
                 self.send(&peer, &source, &Message::Probe { id, epoch: self.epoch, in_use });
             }
             Action::Use(route) => {
@@ -240,7 +240,7 @@ impl Engine {
                 state.slot.set_route(Some(used));
                 let path = self.path_of(&peer);
                 tracing::info!(%peer, node = self.name(&peer), %path, "path");
-                self.metrics.path_changes.with_label_values(&[path.kind()]).inc();
+                self.metrics.paths.changes.with_label_values(&[path.kind()]).inc();
                 let (lan, rtt) = self.nearness(&peer);
                 self.connections.path_changed(&peer, lan, rtt);
                 if self.relays.contains(&peer) {

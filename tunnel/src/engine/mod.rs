@@ -87,6 +87,8 @@ pub(crate) struct Engine {
     sessions: Sessions,
     /// Peers that have a figure of their own in the relay's metrics.
     accounts: HashSet<PeerId>,
+    /// When that was last counted.
+    accounted: Instant,
     hellos: acquaint::Bucket,
     /// Packets of others that are sent back as long as they came.
     fills: acquaint::Bucket,
@@ -133,6 +135,7 @@ impl Handle {
             observed: HashMap::new(),
             sessions: Sessions::new(limits),
             accounts: HashSet::new(),
+            accounted: Instant::now(),
             hellos: acquaint::Bucket::hellos(now),
             fills: sizes::bucket(now),
             stamps: Stamps::default(),

@@ -221,7 +221,7 @@ impl Engine {
             let [Some(a), Some(b)] = opened.ends.each_ref().map(slot) else { return Err(Refusal::Absent) };
             let forward = Forward::new([a, b], &opened.keys, self.mux.table.clock());
             self.mux.table.forwards.insert(opened.id, Arc::new(forward));
-            self.metrics.sessions.set(self.sessions.len() as i64);
+            self.metrics.relay.sessions.set(self.sessions.len() as i64);
         }
         // The other end first: it must know the session when the first packet comes.
         self.give(&opened, &to);
@@ -249,10 +249,11 @@ impl Engine {
     }
 
     /// As a relay, counts what each peer had forwarded since the last time.
-    pub(super) fn account(&mut self) {
+    pub(super) fn account(&mut self, now: Instant) {
         if !self.config.relay {
             return;
         }
+        let since = now.saturating_duration_since(std::mem::replace(&mut self.accounted, now));
         let mut dropped = self.mux.dropped_of_peers();
         let mut sent: HashMap<PeerId, u64> = HashMap::new();
         for id in self.sessions.ids() {
@@ -264,6 +265,7 @@ impl Engine {
         for peer in dropped.keys() {
             sent.entry(*peer).or_default();
         }
+        self.tell_relay_use(sent.values().sum(), since);
         for (peer, bytes) in sent {
             let lost = dropped.remove(&peer).unwrap_or(0);
             if bytes == 0 && lost == 0 {
@@ -276,10 +278,18 @@ impl Engine {
             let node = if known { self.name(&peer) } else { OTHERS.to_owned() };
             self.metrics.relayed(&node, bytes, lost);
         }
+    }
+
+    /// Tells what a relay's bounds were used of, with the bytes that it took within `since`.
+    fn tell_relay_use(&self, bytes: u64, since: Duration) {
         let most = self.sessions.most_of_a_peer();
+        let (waited, waited_of_peer) = self.mux.most_waiting();
+        let rate = bytes as f64 / since.as_secs_f64().max(1e-3);
         self.metrics.in_use("relay_sessions", self.sessions.len() as u64);
         self.metrics.in_use("relay_sessions_per_peer", most as u64);
-        self.metrics.in_use("relay_queue_bytes", self.mux.waiting_to_go_on() as u64);
+        self.metrics.in_use("relay_bytes_per_second", rate as u64);
+        self.metrics.in_use("relay_queue_bytes", waited as u64);
+        self.metrics.in_use("relay_queue_bytes_per_peer", waited_of_peer as u64);
     }
 
     /// Ends forwarded sessions that nobody uses.
@@ -301,7 +311,7 @@ impl Engine {
             }
             table.forwards.remove(&id);
         }
-        self.metrics.sessions.set(self.sessions.len() as i64);
+        self.metrics.relay.sessions.set(self.sessions.len() as i64);
     }
 }
 

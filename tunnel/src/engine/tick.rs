@@ -74,7 +74,8 @@ impl Engine {
     /// Takes up own addresses, ends idle sessions, counts peers.
     fn survey(&mut self, now: Instant, local: Vec<std::net::SocketAddr>) {
         self.set_local(now, local);
-        self.account();
+        self.account(now);
+        self.metrics.in_use("frames_per_second_of_one_address", self.mux.most_frames());
         self.expire_sessions(now);
         self.close_unreachable(now);
         let mut counts = PATHS.map(|kind| (kind, 0));
@@ -85,7 +86,7 @@ impl Engine {
             }
         }
         for (kind, count) in counts {
-            self.metrics.peers.with_label_values(&[kind]).set(count);
+            self.metrics.paths.peers.with_label_values(&[kind]).set(count);
         }
     }
 

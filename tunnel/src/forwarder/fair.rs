@@ -57,6 +57,11 @@ impl<T> Fair<T> {
         self.bytes
     }
 
+    /// Bytes of `peer` that wait.
+    pub(crate) fn bytes_of(&self, peer: &PeerId) -> usize {
+        self.queues.get(peer).map_or(0, |queue| queue.bytes)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes == 0
     }
@@ -64,7 +69,7 @@ impl<T> Fair<T> {
     /// Queues what `peer` sends. Returns what was dropped for it: itself where the peer has its share waiting, else the
     /// oldest of whoever has most, where there is no room.
     pub(crate) fn push(&mut self, now: Instant, peer: PeerId, bytes: usize, what: T) -> Option<Dropped> {
-        let held = self.queues.get(&peer).map_or(0, |queue| queue.bytes);
+        let held = self.bytes_of(&peer);
         if bytes == 0 || held + bytes > self.per_peer {
             return Some((peer, bytes));
         }
@@ -217,7 +222,7 @@ mod tests {
         for _ in 0..100 {
             fair.push(now, flood, 1_000, ());
         }
-        assert_eq!(fair.bytes(), 4_000);
+        assert_eq!((fair.bytes(), fair.bytes_of(&flood), fair.bytes_of(&other)), (4_000, 4_000, 0));
         for _ in 0..6 {
             assert_eq!(fair.push(now, PeerId::random(), 1_000, ()), None);
         }

@@ -77,6 +77,12 @@ impl Register {
         Some(Place { register: self.clone(), peer: peer.peer, number })
     }
 
+    /// Connections of the peer that made the most.
+    pub(crate) fn most(&self) -> usize {
+        let open = self.lock();
+        open.by_peer.keys().map(|peer| open.accepted(peer)).max().unwrap_or_default()
+    }
+
     /// Cuts the connections of `peer` that were made before `since`.
     pub(crate) fn cut_peer(&self, peer: &PeerId, since: Instant) {
         let open = self.lock();

@@ -141,6 +141,11 @@ impl Mux {
         self.budget.paced().map_or(most, |pace| (pace.batch() / PACKET).clamp(1, most))
     }
 
+    /// Frames by which the busiest address is ahead of its rate.
+    pub(crate) fn most_frames(&self) -> u64 {
+        self.throttle.most(self.table.clock())
+    }
+
     pub(crate) fn max_receive_segments(&self) -> usize {
         self.state.gro_segments()
     }

@@ -52,6 +52,8 @@ struct State {
     queue: Fair<Batch>,
     pace: Option<Pace>,
     dropped: HashMap<PeerId, u64>,
+    /// Bytes that waited at most since that was last asked, in all and of one peer.
+    most: (usize, usize),
     told: Option<Instant>,
 }
 
@@ -60,7 +62,7 @@ impl WayOut {
         let queue = Fair::new(limits.relay_queue_kib << 10, limits.relay_queue_kib_per_peer << 10);
         let pace = limits.relay_rate().map(|rate| Pace::new(Instant::now(), rate));
         let paced = pace.is_some();
-        let state = Mutex::new(State { queue, pace, dropped: HashMap::new(), told: None });
+        let state = Mutex::new(State { queue, pace, dropped: HashMap::new(), most: (0, 0), told: None });
         Self { state, paced, waits: AtomicBool::new(false), filled: Notify::new() }
     }
 
@@ -98,6 +100,8 @@ impl Mux {
             state.lost(now, peer, bytes);
             self.metrics.dropped("relay full");
         }
+        let (all, of_peer) = (state.queue.bytes(), state.queue.bytes_of(&from));
+        state.most = (state.most.0.max(all), state.most.1.max(of_peer));
         self.way_out.waits.store(!state.queue.is_empty(), Ordering::Release);
         drop(state);
         self.way_out.filled.notify_one();
@@ -154,9 +158,9 @@ impl Mux {
         }
     }
 
-    /// Bytes that wait to be sent on.
-    pub(crate) fn waiting_to_go_on(&self) -> usize {
-        self.way_out.lock().queue.bytes()
+    /// Bytes that waited at most to be sent on, in all and of one peer, since the last call.
+    pub(crate) fn most_waiting(&self) -> (usize, usize) {
+        std::mem::take(&mut self.way_out.lock().most)
     }
 
     /// Bytes that were dropped for each peer since the last call.

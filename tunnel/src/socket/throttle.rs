@@ -30,6 +30,12 @@ impl Throttle {
         Self { hasher: RandomState::new(), due, each: 1_000_000 / u64::from(per_second.clamp(1, 1_000_000)) }
     }
 
+    /// Frames by which the busiest address is ahead of its rate at `clock`: none of more than a second's is taken.
+    pub(super) fn most(&self, clock: u64) -> u64 {
+        let due = self.due.iter().map(|due| due.load(Ordering::Relaxed)).max().unwrap_or_default();
+        due.saturating_sub(clock * 1_000).div_ceil(self.each)
+    }
+
     /// Whether another frame of `from` is taken at `clock`.
     #[allow(deprecated, reason = "`try_update`, its new name, is younger than our rust-version")]
     pub(super) fn takes(&self, from: &SocketAddr, clock: u64) -> bool {
@@ -56,12 +62,15 @@ mod tests {
             clocks.flat_map(|clock| [clock; 10]).filter(|clock| throttle.takes(from, *clock)).count()
         };
         // Ten a millisecond: a burst of a second, then the rate.
+        assert_eq!(throttle.most(0), 0);
         let first = taken(&flood, 0..1_000);
+        assert!((99..=100).contains(&throttle.most(999)), "as far as it may be: {}", throttle.most(999));
         assert!((195..=205).contains(&first), "{first}");
         assert!(throttle.takes(&other, 1_000));
         let second = taken(&flood, 1_000..2_000);
         assert!((95..=105).contains(&second), "{second}");
         // After a rest it is as anybody.
+        assert_eq!(throttle.most(10_000), 0);
         assert_eq!(taken(&flood, 10_000..10_001), 10);
     }
 }

@@ -183,10 +183,10 @@ impl Neighbourhood {
             SwarmEvent::Behaviour(BehaviourEvent::Autonat(event)) => {
                 let reachable = event.result.is_ok();
                 tracing::info!(address = %event.tested_addr, reachable, "seen from outside");
-                self.metrics.reachable.set(i64::from(reachable));
+                self.metrics.paths.reachable.set(i64::from(reachable));
             }
             SwarmEvent::ConnectionEstablished { .. } | SwarmEvent::ConnectionClosed { .. } => {
-                self.metrics.libp2p_peers.set(self.swarm.network_info().num_peers() as i64);
+                self.metrics.paths.libp2p_peers.set(self.swarm.network_info().num_peers() as i64);
             }
             SwarmEvent::OutgoingConnectionError { peer_id, error, .. } => {
                 tracing::debug!(?peer_id, %error, "libp2p");

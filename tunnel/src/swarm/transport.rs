@@ -116,7 +116,7 @@ impl Quic {
         }
         let share = self.shares.take(incoming.remote_address().ip());
         let Some(place) = share.zip(self.places.clone().try_acquire_owned().ok()) else {
-            self.metrics.refused.with_label_values(&["busy"]).inc();
+            self.metrics.links.refused.with_label_values(&["busy"]).inc();
             incoming.refuse();
             return None;
         };
