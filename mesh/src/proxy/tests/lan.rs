@@ -177,6 +177,36 @@ async fn a_connection_that_was_closed_meanwhile_is_not_used() {
     assert!(a.proxy.lan_tcp.take(a.wire.peer).is_none());
 }
 
+#[tokio::test]
+async fn an_upload_ends_with_its_lan() {
+    let (a, b) = pair_on_lan().await;
+    let (target, port) = listener().await;
+    serve([&a, &b], port, &[(LOOPBACK, "b1")]);
+    let cut = lan(&a).await;
+    a.proxy.lan_tcp.make_ready(a.wire.peer).await;
+    let mut client = call(&a, cluster_ip()).await;
+    client.write_all(b"first").await.unwrap();
+    // Its endpoint takes what comes and says nothing.
+    let (mut server, _) = soon(target.accept()).await.unwrap();
+    soon(server.read_exact(&mut [0; 5])).await.unwrap();
+    assert_eq!(a.metric(FLOWS, &["outgoing", "tcp"]), 1.0);
+    cut.send(true).unwrap();
+    let upload = async {
+        loop {
+            if let Err(error) = client.write_all(&[7; 64 << 10]).await {
+                break error;
+            }
+        }
+    };
+    tokio::pin!(upload);
+    // How long nothing was acknowledged the kernel knows by its own clock.
+    let kernel = Duration::from_millis(1_200);
+    assert!(tokio::time::timeout(kernel, &mut upload).await.is_err(), "a second is no sign of a lost LAN");
+    tokio::time::pause();
+    assert_eq!(soon(upload).await.kind(), ErrorKind::ConnectionReset);
+    assert_eq!(a.metric("edgeloom_mesh_connections_total", &["outgoing", "reset"]), 1.0);
+}
+
 /// Puts a LAN between `a` and the other node that lets everything pass until it is told to be cut.
 async fn lan(a: &Node) -> tokio::sync::watch::Sender<bool> {
     let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
