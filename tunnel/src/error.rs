@@ -116,6 +116,19 @@ pub enum OpenError {
         /// How long was waited.
         waited: Duration,
     },
+    /// The other connections hold what all may hold.
+    #[error(
+        "no memory is left for another connection, to {peer}: the others hold {held} MiB of {bound}; raise \
+         overlay.limits.buffersMib"
+    )]
+    NoMemory {
+        /// The peer.
+        peer: Named,
+        /// MiB that are held.
+        held: u64,
+        /// MiB that may be.
+        bound: u64,
+    },
     /// The connection ended while the stream was being opened; the next attempt makes a new one.
     #[error("connection to {0} was lost: {1}")]
     Lost(Named, String),
@@ -133,6 +146,7 @@ impl OpenError {
             | Self::Refused { peer, .. }
             | Self::TimedOut { peer, .. }
             | Self::NoRoom { peer, .. }
+            | Self::NoMemory { peer, .. }
             | Self::Lost(peer, _) => Some(peer),
             Self::ShuttingDown => None,
         }

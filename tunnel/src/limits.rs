@@ -26,8 +26,8 @@ pub struct Limits {
     /// Streams that a member may have open on one connection, and TCP connections on the LAN.
     #[serde(deserialize_with = "positive")]
     pub streams: u32,
-    /// MiB that all connections together may hold of what was received and not yet read. By default an eighth of the
-    /// host's memory.
+    /// MiB that all connections together may hold: received and not yet read, written and not acknowledged, and
+    /// datagrams that wait. By default an eighth of the host's memory.
     #[serde(deserialize_with = "positive_or_none")]
     pub buffers_mib: Option<u64>,
     /// Frames a second, such as probes, that are taken of one address; others are dropped.
@@ -96,19 +96,11 @@ where
 
 /// Share of the host's memory that all connections may hold, as a divisor.
 const MEMORY_SHARE: u64 = 8;
-/// Least window of a connection, in bytes: nothing much slower than a packet at a time.
-const LEAST_WINDOW: u64 = 256 << 10;
-
 impl Limits {
     /// Bytes that all connections together may hold.
     pub(crate) fn buffers(&self) -> u64 {
         let memory = || nix::sys::sysinfo::sysinfo().map_or(u64::MAX, |info| info.ram_total());
         self.buffers_mib.map_or_else(|| memory() / MEMORY_SHARE, |mebibytes| mebibytes << 20)
-    }
-
-    /// Window of each of so many connections, of which none needs more than `most`.
-    pub(crate) fn window(buffers: u64, connections: usize, most: u64) -> u64 {
-        (buffers / connections.max(1) as u64).clamp(LEAST_WINDOW.min(most), most)
     }
 
     /// Bytes a second of the relay.
@@ -134,15 +126,5 @@ mod tests {
         let shown = serde_json::to_value(&limits).unwrap();
         assert_eq!(serde_json::from_value::<Limits>(shown).unwrap(), limits);
         assert_eq!(serde_json::from_value::<Limits>(all).unwrap(), Limits::default());
-    }
-
-    #[test]
-    fn many_connections_share_what_there_is() {
-        let (buffers, most) = (512 << 20, 64 << 20);
-        assert_eq!(Limits::window(buffers, 0, most), most);
-        assert_eq!(Limits::window(buffers, 8, most), most);
-        assert_eq!(Limits::window(buffers, 512, most), 1 << 20);
-        assert_eq!(Limits::window(buffers, 1_000_000, most), LEAST_WINDOW);
-        assert_eq!(Limits::window(1 << 20, 100, 1 << 17), 1 << 17, "a small host offers little to each");
     }
 }

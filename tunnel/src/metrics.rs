@@ -112,12 +112,25 @@ impl Metrics {
 
     /// Refuses for want of room; the log says so now and then.
     pub(crate) fn busy(&self, remote: &SocketAddr) {
-        self.links.refused.with_label_values(&["busy"]).inc();
+        self.refuse("busy", remote, "too many handshakes at a time, of this source or in all");
+    }
+
+    /// Refuses since the connections that there are hold all that they may.
+    pub(crate) fn no_memory(&self, remote: &SocketAddr) {
+        self.refuse(
+            "memory",
+            remote,
+            "those that there are hold all memory that they may: overlay.limits.buffersMib",
+        );
+    }
+
+    fn refuse(&self, reason: &str, remote: &SocketAddr, why: &str) {
+        self.links.refused.with_label_values(&[reason]).inc();
         let now = Instant::now();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_none_or(|told| now.saturating_duration_since(told) >= TOLD) {
             *told = Some(now);
-            tracing::warn!(%remote, "connections are refused: too many handshakes at a time, of this source or in all");
+            tracing::warn!(%remote, "connections are refused: {why}");
         }
     }
 

@@ -54,21 +54,21 @@ struct Allowance {
 #[derive(Debug)]
 pub struct RecvStream {
     inner: quinn::RecvStream,
-    _place: Option<Arc<Place>>,
+    place: Option<Arc<Place>>,
 }
 
 impl Stream {
     /// A stream that takes a place on its connection until both halves are gone.
     pub(crate) fn counted((send, recv): (quinn::SendStream, quinn::RecvStream), place: Place) -> Self {
         let place = Some(Arc::new(place));
-        Self { send: SendStream::new(send, place.clone()), recv: RecvStream { inner: recv, _place: place } }
+        Self { send: SendStream::new(send, place.clone()), recv: RecvStream { inner: recv, place } }
     }
 }
 
 /// A stream of a connection that nobody counts streams of.
 impl From<(quinn::SendStream, quinn::RecvStream)> for Stream {
     fn from((send, recv): (quinn::SendStream, quinn::RecvStream)) -> Self {
-        Self { send: SendStream::new(send, None), recv: RecvStream { inner: recv, _place: None } }
+        Self { send: SendStream::new(send, None), recv: RecvStream { inner: recv, place: None } }
     }
 }
 
@@ -114,6 +114,9 @@ impl SendStream {
         allowance.begin(Instant::now());
         let turn = place.as_ref().map(|place| place.turn());
         let mut tried = Pin::new(&mut *inner).poll_write(cx, bytes);
+        if let (Poll::Ready(Ok(1..)), Some(turn)) = (&tried, &turn) {
+            turn.fits();
+        }
         if let (Poll::Pending, Some(turn), more @ 1..) = (&tried, &turn, allowance.of(bytes.len())) {
             tried = turn.beyond_bound(|| Pin::new(&mut *inner).poll_write(cx, &bytes[..more]));
             allowance.spend(&tried);
@@ -128,6 +131,9 @@ impl SendStream {
         allowance.begin(Instant::now());
         let turn = place.as_ref().map(|place| place.turn());
         let mut tried = poll_chunks(inner, cx, chunk);
+        if let (Poll::Ready(Ok(1..)), Some(turn)) = (&tried, &turn) {
+            turn.fits();
+        }
         if let (Poll::Pending, Some(turn), more @ 1..) = (&tried, &turn, allowance.of(chunk.len())) {
             let mut part = chunk.slice(..more);
             tried = turn.beyond_bound(|| poll_chunks(inner, cx, &mut part));
@@ -183,7 +189,9 @@ impl RecvStream {
     /// # Errors
     /// If the stream was reset, or its connection is lost.
     pub async fn read(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, ReadError> {
-        self.inner.read(buffer).await
+        let read = self.inner.read(buffer).await;
+        self.count(read.as_ref().ok().copied().flatten().unwrap_or_default());
+        read
     }
 
     /// [`quinn::RecvStream::read_exact`].
@@ -191,7 +199,9 @@ impl RecvStream {
     /// # Errors
     /// As [`Self::read`], and if the stream ends before.
     pub async fn read_exact(&mut self, buffer: &mut [u8]) -> Result<(), ReadExactError> {
-        self.inner.read_exact(buffer).await
+        self.inner.read_exact(buffer).await?;
+        self.count(buffer.len());
+        Ok(())
     }
 
     /// [`quinn::RecvStream::read_to_end`].
@@ -199,7 +209,16 @@ impl RecvStream {
     /// # Errors
     /// As [`Self::read`], and if there is more than `limit`.
     pub async fn read_to_end(&mut self, limit: usize) -> Result<Vec<u8>, ReadToEndError> {
-        self.inner.read_to_end(limit).await
+        let read = self.inner.read_to_end(limit).await?;
+        self.count(read.len());
+        Ok(read)
+    }
+
+    /// Counts what was read: the peer may send as much again.
+    fn count(&self, bytes: usize) {
+        if let Some(place) = &self.place {
+            place.read(bytes);
+        }
     }
 }
 
@@ -237,7 +256,10 @@ impl AsyncRead for RecvStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        AsyncRead::poll_read(Pin::new(&mut self.inner), cx, buf)
+        let before = buf.filled().len();
+        let read = AsyncRead::poll_read(Pin::new(&mut self.inner), cx, buf);
+        self.count(buf.filled().len() - before);
+        read
     }
 }
 

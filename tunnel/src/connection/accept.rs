@@ -8,6 +8,7 @@ use quinn::crypto::rustls::HandshakeData;
 use tokio::sync::Semaphore;
 
 use super::dial::show_taken;
+use super::ledger::Lease;
 use super::{Connections, Usage, code};
 use crate::alpn::Alpn;
 use crate::carrier::address::is_carrier;
@@ -54,6 +55,13 @@ pub(crate) async fn accept(
             incoming.refuse();
             continue;
         };
+        // Which protocol a member wants shows in the handshake.
+        let alpn = if known.is_some() { Alpn::Mesh } else { Alpn::Join };
+        let Some(lease) = connections.ledger.lease(alpn, known) else {
+            connections.metrics.no_memory(&remote);
+            incoming.refuse();
+            continue;
+        };
         let guest = (known.is_none() && !is_carrier(&incoming.remote_address()))
             .then(|| mux.table.guests.admit(remote));
         let tell = {
@@ -71,7 +79,7 @@ pub(crate) async fn accept(
         let accepting = match known {
             Some(peer) => {
                 let path = connections.path_state(&peer);
-                incoming.accept_with(Arc::new(connections.config.server_for(&server, &path)))
+                incoming.accept_with(Arc::new(connections.config.server_for(&server, &path, lease.first())))
             }
             None => incoming.accept(),
         };
@@ -83,7 +91,7 @@ pub(crate) async fn accept(
             };
             match connection {
                 Ok(Ok(connection)) => {
-                    let join = connections.admit(&connection, known);
+                    let join = connections.admit(&connection, known, lease);
                     if let Some(joiner) = join {
                         let _ = tokio::time::timeout(
                             JOIN_PATIENCE,
@@ -111,6 +119,7 @@ impl Connections {
         self: &Arc<Self>,
         connection: &quinn::Connection,
         known: Option<libp2p::PeerId>,
+        lease: Lease,
     ) -> Option<Joiner> {
         let refuse = |reason: &'static str, text: &str| {
             self.metrics.links.refused.with_label_values(&[reason]).inc();
@@ -128,7 +137,7 @@ impl Connections {
             }
             (Ok(Admitted::Member(verified)), Some(alpn)) if known == Some(verified.peer) => {
                 self.metrics.links.handshakes.with_label_values(&["accepted"]).inc();
-                self.register(alpn, connection, false, verified);
+                self.register(alpn, connection, lease, false, verified);
                 show_taken(connection);
             }
             (Ok(_), _) => refuse("path", "the connection came by a path that is not the peer's"),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use libp2p::PeerId;
 use quinn::{Connection, ConnectionError, VarInt};
 
+use super::ledger::Lease;
 use super::{Connections, Key, code};
 use crate::alpn::Alpn;
 use crate::error::OpenError;
@@ -24,6 +25,13 @@ pub(crate) struct Dialler {
     pub(crate) endpoint: quinn::Endpoint,
     /// How long a handshake may take.
     pub(crate) patience: Duration,
+}
+
+/// A connection whose peer was admitted.
+struct Made {
+    connection: Connection,
+    lease: Lease,
+    peer: Verified,
 }
 
 impl Connections {
@@ -59,8 +67,8 @@ impl Connections {
         alpn: Alpn,
         address: SocketAddr,
     ) -> Result<(), OpenError> {
-        let (connection, verified) = self.shake_hands(dialler, peer, alpn, address).await?;
-        self.register(alpn, &connection, true, verified);
+        let made = self.shake_hands(dialler, peer, alpn, address).await?;
+        self.register(alpn, &made.connection, made.lease, true, made.peer);
         Ok(())
     }
 
@@ -73,24 +81,25 @@ impl Connections {
         alpn: Alpn,
         address: SocketAddr,
     ) -> Result<(), OpenError> {
-        let (connection, verified) = self.shake_hands(dialler, peer, alpn, address).await?;
-        taken(&connection).await.map_err(|error| lost((peer, alpn), error))?;
-        self.register(alpn, &connection, true, verified);
+        let made = self.shake_hands(dialler, peer, alpn, address).await?;
+        taken(&made.connection).await.map_err(|error| lost((peer, alpn), error))?;
+        self.register(alpn, &made.connection, made.lease, true, made.peer);
         Ok(())
     }
 
-    /// A connection to `peer`, and who that is.
+    /// A connection to `peer`.
     async fn shake_hands(
         &self,
         dialler: &Dialler,
         peer: PeerId,
         alpn: Alpn,
         address: SocketAddr,
-    ) -> Result<(Connection, Verified), OpenError> {
+    ) -> Result<Made, OpenError> {
         let path = self.path_state(&peer);
+        let lease = self.ledger.lease(alpn, Some(peer)).ok_or_else(|| self.no_memory(peer))?;
         let client = self
             .config
-            .client(&self.guard, alpn, peer, &path)
+            .client(&self.guard, alpn, peer, &path, lease.first())
             .map_err(|error| refused((peer, alpn), error.to_string()))?;
         let connecting = dialler
             .endpoint
@@ -103,7 +112,7 @@ impl Connections {
         match self.guard.admit(&connection) {
             Ok(Admitted::Member(verified)) if verified.peer == peer => {
                 self.metrics.links.handshakes.with_label_values(&["dialled"]).inc();
-                Ok((connection, verified))
+                Ok(Made { connection, lease, peer: verified })
             }
             Ok(_) => {
                 connection.close(code::REFUSED, b"not the peer that was dialled");
@@ -115,6 +124,11 @@ impl Connections {
                 Err(refused((peer, alpn), refusal.to_string()))
             }
         }
+    }
+
+    fn no_memory(&self, peer: PeerId) -> OpenError {
+        let bound = self.ledger.buffers().0 >> 20;
+        OpenError::NoMemory { peer: peer.into(), held: self.ledger.held() >> 20, bound }
     }
 }
 

@@ -9,6 +9,8 @@ mod accept;
 pub(crate) mod congestion;
 pub(crate) mod dial;
 mod drain;
+mod holding;
+mod ledger;
 mod life;
 mod open;
 pub(crate) mod quic;
@@ -35,6 +37,8 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use accept::accept;
 use congestion::PathState;
+use holding::Holding;
+use ledger::{Lease, Ledger};
 use open::{Candidates, Growing};
 use spread::{Bounds, Load};
 pub(crate) use usage::Place;
@@ -75,9 +79,8 @@ struct Entry {
     shown_until: SystemTime,
     usage: Arc<Usage>,
     watch: Watch,
-    /// Window that the peer was told, in bytes, and how much of it is for readers that stopped.
-    window: u64,
-    growth: u64,
+    /// What it may hold of the memory.
+    holding: Holding,
     /// Datagrams take this one as long as it lasts: they are to keep their order.
     datagrams: bool,
     /// Since when nobody wants it, without a stream.
@@ -94,11 +97,13 @@ pub(crate) struct Connections {
     /// Of each peer and protocol in the order in which both ends prefer them: of connections that were dialled at the
     /// same time that of the lower peer id, then the newest.
     open: Mutex<HashMap<Key, Vec<Entry>>>,
-    /// A connection was registered.
+    /// A connection was registered, or the dialling of one more is over.
     registered: Notify,
     dialling: Mutex<HashMap<Key, Arc<tokio::sync::Mutex<()>>>>,
     growing: Growing,
     bounds: Bounds,
+    /// What all connections hold.
+    ledger: Arc<Ledger>,
     /// What the congestion controllers of each peer's connections are told.
     paths: Mutex<HashMap<PeerId, Arc<PathState>>>,
     config: quic::Settings,
@@ -128,6 +133,7 @@ impl Connections {
             dialling: Mutex::default(),
             growing: Growing::default(),
             bounds: config.bounds(),
+            ledger: Ledger::new(config.buffers),
             paths: Mutex::default(),
             config,
             incoming,
@@ -179,11 +185,18 @@ impl Connections {
     }
 
     /// Registers a connection whose peer was admitted, and starts taking what comes on it.
-    fn register(self: &Arc<Self>, alpn: Alpn, connection: &quinn::Connection, dialled: bool, peer: Verified) {
+    fn register(
+        self: &Arc<Self>,
+        alpn: Alpn,
+        connection: &quinn::Connection,
+        lease: Lease,
+        dialled: bool,
+        peer: Verified,
+    ) {
         let peer = Arc::new(peer);
         let key = (peer.peer, alpn);
         let streams = self.metrics.links.streams.with_label_values(&[alpn.as_str()]);
-        let usage = Usage::new(connection.clone(), windows::LEAST_SENDING, streams);
+        let usage = Usage::new(connection.clone(), lease, streams);
         let now = Instant::now();
         let entry = Entry {
             connection: connection.clone(),
@@ -193,8 +206,7 @@ impl Connections {
             shown_until: self.shown_until(&peer),
             usage: usage.clone(),
             watch: Watch::new(now),
-            window: self.config.buffers.most(),
-            growth: 0,
+            holding: Holding::new(usage.lease.first()),
             datagrams: false,
             surplus_since: None,
         };
@@ -204,7 +216,6 @@ impl Connections {
         let entries = open.entry(key).or_default();
         entries.push(entry);
         entries.sort_by_key(|entry| Reverse((entry.dialled == own_is_lower, entry.since)));
-        self.share_buffers(&mut open);
         drop(open);
         self.registered.notify_waiters();
         self.metrics.links.connections.with_label_values(&[alpn.as_str()]).inc();
@@ -224,7 +235,6 @@ impl Connections {
         if entries.is_empty() {
             open.remove(key);
         }
-        self.share_buffers(&mut open);
         self.metrics.links.connections.with_label_values(&[key.1.as_str()]).sub(gone as i64);
     }
 

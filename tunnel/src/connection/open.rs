@@ -160,6 +160,8 @@ impl Connections {
                 _ => None,
             };
             connections.growing.end(&key, failed);
+            // Who waits may dial the next: it may have been refused while this one, that others took, was not done.
+            connections.registered.notify_waiters();
         });
     }
 }

@@ -8,7 +8,7 @@ use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig,
 
 use super::congestion::{Factory, PathState};
 use super::spread::Bounds;
-use super::windows::{Buffers, LEAST_SENDING};
+use super::windows::{Buffers, First};
 use crate::alpn::Alpn;
 use crate::config::{Config, Congestion};
 use crate::identity::Guard;
@@ -20,8 +20,6 @@ const STRANGERS_STREAMS: u32 = 4;
 /// Round trip time that is assumed until one is measured: of a path that no probe measured, and the least.
 const UNKNOWN_RTT: Duration = Duration::from_millis(150);
 const LEAST_RTT: Duration = Duration::from_millis(20);
-/// Bytes of datagrams that wait on a connection, each way.
-const DATAGRAMS: usize = 1 << 20;
 /// Packets that a peer takes before it acknowledges them, or so long: each acknowledgement is a packet more that
 /// both ends handle. The last packet is acknowledged after that time, sooner than QUIC otherwise does (25 ms), and an
 /// answer carries the acknowledgement of what it answers.
@@ -84,7 +82,7 @@ impl Settings {
             .map(|alpn| alpn.as_str().as_bytes())
             .collect();
         let mut server = quinn::ServerConfig::with_crypto(guard.quic_server_config(&served)?);
-        let mut transport = self.transport(None);
+        let mut transport = self.transport(None, self.buffers.first(Alpn::Join, 0));
         transport.max_concurrent_bidi_streams(VarInt::from_u32(STRANGERS_STREAMS));
         server.transport_config(Arc::new(transport));
         // Paths change beneath the connection, at the socket.
@@ -93,33 +91,34 @@ impl Settings {
     }
 
     /// What the accepting side offers to a peer with this path.
-    pub(crate) fn server_for(
+    pub(super) fn server_for(
         &self,
         server: &quinn::ServerConfig,
         path: &Arc<PathState>,
+        first: First,
     ) -> quinn::ServerConfig {
         let mut server = server.clone();
-        server.transport_config(Arc::new(self.transport(Some(path))));
+        server.transport_config(Arc::new(self.transport(Some(path), first)));
         server
     }
 
     /// What the dialling side uses towards `expected`.
-    pub(crate) fn client(
+    pub(super) fn client(
         &self,
         guard: &Guard,
         alpn: Alpn,
         expected: PeerId,
         path: &Arc<PathState>,
+        first: First,
     ) -> Result<quinn::ClientConfig, rustls::Error> {
         let crypto = guard.quic_client_config(alpn.as_str().as_bytes(), Some(expected))?;
         let mut client = quinn::ClientConfig::new(crypto);
-        client.transport_config(Arc::new(self.transport(Some(path))));
+        client.transport_config(Arc::new(self.transport(Some(path), first)));
         client.initial_dst_cid_provider(Arc::new(|| Mark::Raw.connection_id()));
         Ok(client)
     }
 
-    fn transport(&self, path: Option<&Arc<PathState>>) -> TransportConfig {
-        let window = self.buffers.most();
+    fn transport(&self, path: Option<&Arc<PathState>>, first: First) -> TransportConfig {
         let bytes = |count: u64| VarInt::from_u64(count).unwrap_or(VarInt::MAX);
         let mut mtu = MtuDiscoveryConfig::default();
         mtu.upper_bound(MAX_PAYLOAD);
@@ -135,13 +134,13 @@ impl Settings {
             // Probes keep paths open and notice dead ones, one for all connections of a peer.
             .keep_alive_interval(None)
             .stream_receive_window(bytes(self.buffers.stream()))
-            .receive_window(bytes(window))
-            .send_window(LEAST_SENDING)
+            .receive_window(bytes(first.window))
+            .send_window(first.sending)
             .mtu_discovery_config(Some(mtu))
             .packet_threshold(ACK_OVERTAKEN)
             .ack_frequency_config(Some(acks))
-            .datagram_receive_buffer_size(Some(DATAGRAMS))
-            .datagram_send_buffer_size(DATAGRAMS);
+            .datagram_receive_buffer_size(Some(first.datagrams as usize))
+            .datagram_send_buffer_size(first.datagrams as usize);
         if let Some(path) = path {
             transport.congestion_controller_factory(Arc::new(Factory(path.clone())));
             // Probes measured it already: a lost first packet is not waited for as if nothing were known.

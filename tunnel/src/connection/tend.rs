@@ -1,4 +1,4 @@
-//! What is done for open connections now and then: windows grow where readers stopped, connections that nobody wants
+//! What is done for open connections now and then: they get more to hold where they need it, those that nobody wants
 //! any more are closed, and what is in use is told.
 
 use std::collections::HashMap;
@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use quinn::VarInt;
 
+use super::holding::{Change, Use};
 use super::spread::Load;
+use super::windows::Buffers;
 use super::{Connections, Entry, Key, code};
 
 /// How often connections are looked at: so long other streams stand still when readers that stopped have filled their
@@ -27,12 +29,28 @@ impl Entry {
         Load { opened, accepted, blocked: self.watch.blocked, busy: self.watch.busy }
     }
 
-    /// Offers the peer a window, where that is news: at once if it waits for it.
-    fn offer(&mut self, window: u64, waits: bool) {
-        let rises = window > self.window && (waits || window - self.window >= self.window / 4);
-        if rises || window <= self.window / 2 {
-            self.window = window;
+    /// Has the connection hold what it needs, as far as there is room.
+    fn hold(&mut self, buffers: Buffers, now: Instant) {
+        let streams = u64::from(self.usage.opened() + self.usage.accepted());
+        if streams == 0 && self.holding.is_first() {
+            self.watch.rest();
+            return;
+        }
+        let stats = self.connection.stats();
+        let blocked = self.watch.look(now, stats.into());
+        let (read, fits) = (self.usage.has_read(), self.usage.fits());
+        let usage = Use { streams, blocked, rate: self.watch.rate, rtt: stats.path.rtt, read, fits };
+        let mut change = Change::default();
+        let holding = &mut self.holding;
+        self.usage.lease.change(|room| {
+            change = holding.look(buffers, usage, room);
+            holding.total()
+        });
+        if let Some(window) = change.window {
             self.connection.set_receive_window(VarInt::from_u64(window).unwrap_or(VarInt::MAX));
+        }
+        if let Some(sending) = change.sending {
+            self.usage.take(sending);
         }
     }
 }
@@ -49,39 +67,12 @@ impl Connections {
 
     pub(super) fn look(&self, now: Instant) {
         let mut open = self.lock();
-        self.grow_windows(&mut open, now);
+        let buffers = self.ledger.buffers();
         for (key, entries) in open.iter_mut() {
+            entries.iter_mut().for_each(|entry| entry.hold(buffers, now));
             self.close_surplus(key, entries, now);
         }
         self.tell(&open);
-    }
-
-    fn grow_windows(&self, open: &mut HashMap<Key, Vec<Entry>>, now: Instant) {
-        let buffers = self.config.buffers;
-        let window = buffers.window(open.values().map(Vec::len).sum());
-        let mut grown: u64 = open.values().flatten().map(|entry| entry.growth).sum();
-        for entry in open.values_mut().flatten() {
-            let streams = u64::from(entry.usage.opened() + entry.usage.accepted());
-            if streams == 0 && entry.growth == 0 {
-                entry.watch.rest();
-                continue;
-            }
-            let stats = entry.connection.stats();
-            let blocked = entry.watch.look(now, stats.into());
-            entry.usage.take(buffers.sending(entry.watch.rate, stats.path.rtt));
-            let others = grown - entry.growth;
-            entry.growth = buffers.growth(entry.growth, others, streams, blocked);
-            grown = others + entry.growth;
-            entry.offer(window + entry.growth, blocked);
-        }
-    }
-
-    /// What all may hold is divided among those that there are.
-    pub(super) fn share_buffers(&self, open: &mut HashMap<Key, Vec<Entry>>) {
-        let window = self.config.buffers.window(open.values().map(Vec::len).sum());
-        for entry in open.values_mut().flatten() {
-            entry.offer(window + entry.growth, false);
-        }
     }
 
     /// Closes what neither end wants, has no streams and was dialled by this end.
@@ -110,9 +101,9 @@ impl Connections {
         self.metrics.in_use("lan_tcp_connections_per_peer", self.lan.most() as u64);
         self.metrics
             .in_use("rate_bytes_per_second", entries().map(|entry| entry.watch.rate).sum::<f64>() as u64);
-        self.metrics.in_use("buffer_bytes", entries().map(|entry| entry.window).sum());
-        self.metrics
-            .in_use("connection_window_bytes", entries().map(|entry| entry.window).max().unwrap_or_default());
+        self.metrics.in_use("buffer_bytes", self.ledger.held());
+        let window = entries().map(|entry| entry.holding.window).max();
+        self.metrics.in_use("connection_window_bytes", window.unwrap_or_default());
     }
 }
 
@@ -120,6 +111,7 @@ impl Connections {
 mod tests {
     use super::*;
     use crate::Limits;
+    use crate::Stream;
     use crate::alpn::Alpn;
     use crate::connection::testing::{Bench, passes};
 
@@ -175,6 +167,35 @@ mod tests {
         assert!(left <= 2, "that of the last stream and the first in order: {left}");
         until(&bench, left).await;
         assert!(passes(&mut last).await);
+        let mut another = bench.stream().await;
+        assert!(passes(&mut another).await);
+    }
+
+    /// Writes to the stream until nothing more is taken for a while, and says how much was.
+    async fn fill(stream: &mut Stream) -> u64 {
+        let (mut taken, chunk) = (0, vec![7; 16 << 10]);
+        while let Ok(Ok(bytes)) =
+            tokio::time::timeout(Duration::from_secs(1), stream.send.write(&chunk)).await
+        {
+            taken += bytes as u64;
+        }
+        taken
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn readers_that_stop_on_many_connections_hold_no_more_than_all_may() {
+        let mut bench = Bench::new(Limits { streams: 1, buffers_mib: Some(2), ..Limits::default() }).await;
+        let mut streams = Vec::new();
+        for _ in 0..8 {
+            streams.push(bench.stream().await);
+        }
+        let filling = streams.iter_mut().map(|(near, _)| fill(near));
+        let taken: u64 = futures::future::join_all(filling).await.into_iter().sum();
+        assert!((256 << 10..=4 << 20).contains(&taken), "{taken} bytes, on two nodes of 2 MiB");
+        for node in [&bench.a, &bench.b] {
+            assert!(node.tunnel.parts().0.ledger.held() <= 2 << 20);
+        }
+        drop(streams);
         let mut another = bench.stream().await;
         assert!(passes(&mut another).await);
     }

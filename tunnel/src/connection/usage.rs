@@ -1,9 +1,11 @@
-//! How many streams are in use on a connection.
+//! How many streams are in use on a connection, and what it holds for them.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus::IntGauge;
+
+use super::ledger::Lease;
 
 /// The streams of one connection whose users hold them.
 #[derive(Debug)]
@@ -15,7 +17,13 @@ pub(crate) struct Usage {
     connection: quinn::Connection,
     /// What is taken of all streams to be sent, in bytes.
     sending: AtomicU64,
+    /// A write has found room since that became less.
+    fits: AtomicBool,
     writing: Mutex<()>,
+    /// Bytes that the streams have read.
+    read: AtomicU64,
+    /// What the connection holds: as long as a stream of it is held, which keeps what came for it.
+    pub(super) lease: Lease,
 }
 
 /// A stream's place on its connection, given back when this is dropped.
@@ -39,21 +47,39 @@ enum By {
 }
 
 impl Usage {
-    /// Of a connection that takes so much to be sent.
-    pub(super) fn new(connection: quinn::Connection, sending: u64, gauge: IntGauge) -> Arc<Self> {
-        let (opened, accepted) = (AtomicU32::new(0), AtomicU32::new(0));
-        let sending = AtomicU64::new(sending);
-        Arc::new(Self { opened, accepted, gauge, connection, sending, writing: Mutex::default() })
+    /// Of a connection that holds what `lease` says.
+    pub(super) fn new(connection: quinn::Connection, lease: Lease, gauge: IntGauge) -> Arc<Self> {
+        Arc::new(Self {
+            opened: AtomicU32::new(0),
+            accepted: AtomicU32::new(0),
+            gauge,
+            connection,
+            sending: AtomicU64::new(lease.first().sending),
+            fits: AtomicBool::new(true),
+            writing: Mutex::default(),
+            read: AtomicU64::new(0),
+            lease,
+        })
     }
 
-    /// Has so much taken to be sent, where that is news.
+    /// Has so much taken to be sent.
     pub(super) fn take(&self, sending: u64) {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = self.sending.load(Ordering::Relaxed);
-        if sending.abs_diff(before) >= before / 4 {
-            self.sending.store(sending, Ordering::Relaxed);
-            self.connection.set_send_window(sending);
+        let before = self.sending.swap(sending, Ordering::Relaxed);
+        if sending < before {
+            self.fits.store(false, Ordering::Relaxed);
         }
+        self.connection.set_send_window(sending);
+    }
+
+    /// Whether a write has found room since what is taken to be sent became less.
+    pub(super) fn fits(&self) -> bool {
+        self.fits.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that the streams have read since the connection began.
+    pub(super) fn has_read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
     }
 
     /// Streams that this end opened.
@@ -96,15 +122,28 @@ impl Place {
         let guard = self.usage.writing.lock().unwrap_or_else(PoisonError::into_inner);
         Turn { usage: &self.usage, _guard: guard }
     }
+
+    /// Counts bytes that a stream has read.
+    pub(crate) fn read(&self, bytes: usize) {
+        self.usage.read.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
 }
 
 impl Turn<'_> {
-    /// Does `write` with no bound on what is taken to be sent. The others see nothing of that.
+    /// Tells of a write that found room within the bound of what is taken to be sent.
+    pub(crate) fn fits(&self) {
+        if !self.usage.fits() {
+            self.usage.fits.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Does `write` with more taken to be sent, by what the connection began with. The others see nothing of that.
     pub(crate) fn beyond_bound<T>(&self, write: impl FnOnce() -> T) -> T {
-        let Usage { connection, sending, .. } = self.usage;
-        connection.set_send_window(u64::MAX);
+        let Usage { connection, sending, lease, .. } = self.usage;
+        let sending = sending.load(Ordering::Relaxed);
+        connection.set_send_window(sending + lease.first().sending);
         let written = write();
-        connection.set_send_window(sending.load(Ordering::Relaxed));
+        connection.set_send_window(sending);
         written
     }
 }
