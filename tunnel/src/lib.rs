@@ -45,6 +45,7 @@ pub use libp2p::PeerId;
 pub use limits::Limits;
 pub use status::{Attempt, DirectKind, Nat, Path, PeerStatus, Ping, Standing, Trace};
 pub use stream::{RecvStream, SendStream, Stream};
+pub use swarm::RENEW as VISITS;
 pub use tunnel::Tunnel;
 
 /// What a peer sent us.

@@ -39,8 +39,9 @@ const IDLE: Duration = Duration::from_secs(30);
 /// How long a relay is visited: AutoNAT would otherwise go on asking what a silent NAT never answers, at some
 /// megabytes a day.
 const VISIT: Duration = Duration::from_secs(20);
-/// How often a relay is asked again what it sees.
-const RENEW: Duration = Duration::from_secs(3600);
+/// How often a relay is asked again what it sees, where nothing changed here: behind a NAT that costs some 40 KB each
+/// time, most of it what AutoNAT sends from elsewhere in vain. A change of the own addresses asks at once.
+pub const RENEW: Duration = Duration::from_secs(4 * 3600);
 /// How often a relay that did not answer is tried again.
 const RETRY: Duration = Duration::from_secs(30);
 
