@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::WAN;
 use crate::{Error, Result};
 
-/// Packets and bytes (of IP packets) that a NAT saw on its outside, by neighbour there.
+/// Packets and bytes (of IP packets) that a NAT saw on its outside, by neighbour there: what was sent to it, not what
+/// neighbours say to all on that network.
 pub type Counters = BTreeMap<String, Traffic>;
 
 /// Traffic with one neighbour.
@@ -34,8 +35,10 @@ pub(crate) fn render(neighbours: &[(String, Vec<IpNet>)]) -> String {
         for address in addresses {
             let family = if address.addr().is_ipv4() { "ip" } else { "ip6" };
             let _ = writeln!(sent, "    oifname {WAN} {family} daddr {address} counter name sent-{name}");
-            let _ =
-                writeln!(received, "    iifname {WAN} {family} saddr {address} counter name received-{name}");
+            let _ = writeln!(
+                received,
+                "    iifname {WAN} meta pkttype host {family} saddr {address} counter name received-{name}"
+            );
         }
     }
     let _ = write!(
