@@ -70,15 +70,15 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "join", one_in: 20, longest: 4096, corpus: corpus::joins, feed: joining },
     Target { name: "hub", one_in: 20, longest: 4096, corpus: corpus::hubs, feed: hub },
     Target { name: "token", one_in: 20, longest: 256, corpus: corpus::tokens, feed: token },
-    Target { name: "object", one_in: 50, longest: 4096, corpus: names::objects, feed: names::object },
+    Target { name: "object", one_in: 100, longest: 4096, corpus: names::objects, feed: names::object },
     Target { name: "framed", one_in: 20, longest: 4096, corpus: tcp::messages, feed: tcp::message },
-    Target { name: "records", one_in: 20, longest: 8192, corpus: tcp::records, feed: tcp::record },
-    Target { name: "proxy", one_in: 200, longest: 10_000, corpus: tcp::answers, feed: tcp::answer },
+    Target { name: "records", one_in: 50, longest: 8192, corpus: tcp::records, feed: tcp::record },
+    Target { name: "proxy", one_in: 500, longest: 10_000, corpus: tcp::answers, feed: tcp::answer },
     Target { name: "upgrade", one_in: 100, longest: 2048, corpus: tcp::requests, feed: tcp::request },
-    Target { name: "upgraded", one_in: 100, longest: 2048, corpus: tcp::responses, feed: tcp::response },
-    Target { name: "websocket", one_in: 100, longest: 4096, corpus: tcp::web_frames, feed: tcp::web_frame },
-    Target { name: "dns", one_in: 50, longest: 1500, corpus: names::questions, feed: names::question },
-    Target { name: "dns-answer", one_in: 50, longest: 4096, corpus: names::answers, feed: names::answer },
+    Target { name: "upgraded", one_in: 200, longest: 2048, corpus: tcp::responses, feed: tcp::response },
+    Target { name: "websocket", one_in: 200, longest: 4096, corpus: tcp::web_frames, feed: tcp::web_frame },
+    Target { name: "dns", one_in: 100, longest: 1500, corpus: names::questions, feed: names::question },
+    Target { name: "dns-answer", one_in: 100, longest: 4096, corpus: names::answers, feed: names::answer },
 ];
 
 /// What the socket gets: forwarder data and control frames.
