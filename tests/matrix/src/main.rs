@@ -3,11 +3,13 @@
 //!
 //! [`cells`] is what is tried and what is predicted; [`place`] makes the lab for it; [`run`] starts a relay and,
 //! cell by cell, two nodes ([`process`], [`node`]) and compares; [`report`] tells. [`ordeal`] is one long transfer
-//! while things fail, [`fair`] a relay that one node floods. A node is this same program.
+//! while things fail, [`fair`] a relay that one node floods, [`idle`] what it costs to be there. A node is this same
+//! program.
 
 mod cells;
 mod cluster;
 mod fair;
+mod idle;
 mod node;
 mod ordeal;
 mod place;
@@ -66,6 +68,12 @@ enum Verb {
         #[arg(long, default_value = "fair")]
         lab: String,
     },
+    /// Count what an idle edge sends and receives, and hold it to its bound.
+    Idle {
+        /// Name of the lab.
+        #[arg(long, default_value = "idle")]
+        lab: String,
+    },
     /// Print the cells and their predictions, as JSON.
     List,
     /// Be a node; the run starts it.
@@ -118,6 +126,7 @@ fn act(cli: Cli) -> Result<bool> {
             Ok(true)
         }
         Verb::Fair { lab } => fair::run(&lab).map(|()| true),
+        Verb::Idle { lab } => idle::run(&lab).map(|()| true),
         Verb::Proxy { listen } => proxy::serve(listen).map(|()| true),
         Verb::Node(arguments) => {
             let filter = tracing_subscriber::EnvFilter::from_default_env();

@@ -10,10 +10,11 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use edgeloom_model::{NodeName, Site};
 use edgeloom_tunnel::identity::{Role, Trust};
-use edgeloom_tunnel::{Carriers, Config, Limits, Path, Peer, PeerId, Proxy, RelayPeer, Tunnel};
+use edgeloom_tunnel::{Alpn, Carriers, Config, Limits, Path, Peer, PeerId, Proxy, RelayPeer, Tunnel};
 use prometheus::Registry;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::task::JoinSet;
 
 use crate::cluster::{self, CLUSTER};
 use crate::transfer::{self, Received};
@@ -78,6 +79,10 @@ pub(crate) enum Event {
     },
     /// The peer took so many bytes.
     Sent(Received),
+    /// The paths to its peers are kept from now on.
+    Kept,
+    /// A stream to the first relay is open, on which it says that it is well.
+    Beating,
     /// It has sent to all peers for as long as it was told.
     Flooded,
     /// Largest packet that came back by the path in use, in bytes.
@@ -98,13 +103,15 @@ pub(crate) async fn run(arguments: &NodeArguments) -> Result<()> {
     let role = if arguments.serve { Role::Relay } else { Role::Edge };
     let credential = cluster::credential(&authority, &identity, &arguments.name, &arguments.site, role)?;
     let trust = Trust::new(CLUSTER, [authority.certificate()])?;
+    let config = config(arguments)?;
+    let control = config.relays.first().map(|relay| relay.peer);
     let (tunnel, incoming) =
-        Tunnel::start(config(arguments)?, Arc::new(identity), credential, trust, &Registry::new()).await?;
+        Tunnel::start(config, Arc::new(identity), credential, trust, &Registry::new()).await?;
     let serving = tokio::spawn(transfer::serve(incoming));
     say(&Event::Up { peer: tunnel.peer_id().to_string() });
     let peers =
         arguments.peer.iter().map(|text| peer(&arguments.folder, text)).collect::<Result<Vec<_>>>()?;
-    let result = obey(&tunnel, peers).await;
+    let result = obey(&tunnel, peers, control).await;
     tunnel.shutdown(Duration::from_millis(200)).await;
     serving.await?;
     result
@@ -138,11 +145,12 @@ fn peer(folder: &FilePath, text: &str) -> Result<Peer> {
     Ok(Peer { peer, node: NodeName::new(name)?, site: Site::new(site)?, addresses })
 }
 
-async fn obey(tunnel: &Tunnel, peers: Vec<Peer>) -> Result<()> {
+async fn obey(tunnel: &Tunnel, peers: Vec<Peer>, control: Option<PeerId>) -> Result<()> {
     let began = Arc::new(Mutex::new(Instant::now()));
     let others: Vec<PeerId> = peers.iter().map(|peer| peer.peer).collect();
     let other = others.first().copied();
     tunnel.set_peers(peers);
+    let mut beats = JoinSet::new();
     let watching = tokio::spawn(watch(tunnel.clone(), other, began.clone()));
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     while let Some(line) = lines.next_line().await? {
@@ -161,6 +169,16 @@ async fn obey(tunnel: &Tunnel, peers: Vec<Peer>) -> Result<()> {
                     transfer::flood(tunnel, &others, length).await?;
                     Ok(Event::Flooded)
                 }
+                ("keep", _) => {
+                    tunnel.keep(others.iter().copied());
+                    Ok(Event::Kept)
+                }
+                ("beat", _) => {
+                    beats.spawn(transfer::beat(
+                        tunnel.open(control.context("no --relay")?, Alpn::Mesh).await?,
+                    ));
+                    Ok(Event::Beating)
+                }
                 ("trace", _) => {
                     let trace = tunnel.trace(other).await?;
                     // The one in use stands first.
@@ -168,7 +186,7 @@ async fn obey(tunnel: &Tunnel, peers: Vec<Peer>) -> Result<()> {
                         datagram: trace.attempts.first().and_then(|attempt| attempt.datagram),
                     })
                 }
-                _ => bail!("{line:?}: known are visit, trace, send BYTES and flood SECONDS"),
+                _ => bail!("{line:?}: known are visit, keep, beat, trace, send BYTES and flood SECONDS"),
             }
         };
         say(&told.await.unwrap_or_else(|error: anyhow::Error| Event::Failed { error: format!("{error:#}") }));

@@ -214,6 +214,13 @@ const TUNNEL: &[Promise] = &[
         scenario: tunnel::mangled_input,
     },
     Promise {
+        name: "idle-edge",
+        sentence: "an edge that nobody wants anything of, with its session and a peer's path, passes at most 2 MB a day",
+        needs: &[Root],
+        rests_on: &[],
+        scenario: tunnel::idle,
+    },
+    Promise {
         name: "every-nat",
         sentence: "two nodes behind any NATs, without UDP or behind a proxy end on the path that RFC 4787 predicts",
         needs: &[Root],

@@ -37,6 +37,8 @@ pub(crate) struct World {
     topology: Option<NamedTempFile>,
     /// How long the cloud is gone where it is gone for long.
     pub(crate) offline_seconds: u64,
+    /// What an idle edge was counted to pass, beside another scenario.
+    pub(crate) idle: Option<Result<Done>>,
     lab: Option<Lab>,
     /// Whether it could not be brought up; it is not tried twice.
     broken: bool,
@@ -56,6 +58,7 @@ impl World {
             name: name.to_owned(),
             topology: None,
             offline_seconds,
+            idle: None,
             lab: None,
             broken: false,
             undo: Vec::new(),
