@@ -8,6 +8,7 @@ mod api;
 mod cluster;
 mod embedded;
 mod flow;
+mod idle;
 mod join;
 mod membership;
 mod wire;

@@ -16,6 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
 /// Bytes that a wire buffers.
 const BUFFER: usize = 16 << 10;
+/// What a wire may carry that is not to be cut.
+const UNCUT: i64 = i64::MAX / 2;
 
 /// One half; when the allowance of bytes is used up, it and its twin are dead.
 struct Cut<S> {
@@ -107,6 +109,11 @@ impl Wires {
         self.cuts.lock().unwrap().len()
     }
 
+    /// Bytes that the wire that was made last, and is not to be cut, carried, both ways together.
+    pub fn carried(&self) -> i64 {
+        UNCUT - self.current.lock().unwrap().load(Ordering::Relaxed)
+    }
+
     /// Another control answers from now on.
     pub fn replace_hub(&self, hub: Hub) {
         *self.hub.lock().unwrap() = hub;
@@ -120,7 +127,7 @@ impl Wires {
         if self.down.load(Ordering::Relaxed) {
             return Err(io::ErrorKind::NotConnected.into());
         }
-        let left = Arc::new(AtomicI64::new(self.cuts.lock().unwrap().pop().unwrap_or(i64::MAX / 2)));
+        let left = Arc::new(AtomicI64::new(self.cuts.lock().unwrap().pop().unwrap_or(UNCUT)));
         *self.current.lock().unwrap() = Arc::clone(&left);
         let (near, far) = tokio::io::duplex(BUFFER);
         let (near_read, near_write) = split(near, &left);
