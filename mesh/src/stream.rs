@@ -220,16 +220,17 @@ impl Inlet {
         }
     }
 
-    /// What came, in as many chunks as there are room for; how many chunks, none at the orderly end.
-    pub(crate) async fn read_chunks(&mut self, chunks: &mut [Bytes]) -> Result<Option<usize>, Broken> {
+    /// What came, in place of what is in `chunks`; nothing at the orderly end. While nothing comes, `chunks` takes no
+    /// memory.
+    pub(crate) async fn read_chunks(&mut self, chunks: &mut Vec<Bytes>) -> Result<(), Broken> {
         match &mut self.recv {
-            Receiver::Quic(recv) => Ok(recv.read_chunks(chunks).await?),
+            Receiver::Quic(recv) => recv.read_chunks(chunks).await?,
             Receiver::Lan(reader) => {
-                let Some(bytes) = reader.read().await.map_err(|error| lan(&error))? else { return Ok(None) };
-                chunks[0] = bytes;
-                Ok(Some(1))
+                *chunks = Vec::new();
+                chunks.extend(reader.read().await.map_err(|error| lan(&error))?);
             }
         }
+        Ok(())
     }
 
     /// Says why the half is stopped, if it is.

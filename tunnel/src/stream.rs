@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf as _, Bytes};
-use quinn::{ReadError, ReadExactError, ReadToEndError, WriteError};
+use quinn::{Chunk, ReadError, ReadExactError, ReadToEndError, WriteError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::connection::Place;
@@ -33,6 +33,9 @@ const ALLOWANCE: usize = 64 << 10;
 const REST: Duration = Duration::from_millis(100);
 /// Bytes that are worth a write of their own.
 const CRUMBS: usize = 4 << 10;
+
+/// Chunks that are taken off a stream at once: each is a packet's worth, so about 45 KiB.
+const CHUNKS: usize = 32;
 
 /// The half of a stream towards the peer.
 #[derive(Debug)]
@@ -212,6 +215,39 @@ impl RecvStream {
         let read = self.inner.read_to_end(limit).await?;
         self.count(read.len());
         Ok(read)
+    }
+
+    /// [`quinn::RecvStream::read_chunk`].
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub async fn read_chunk(&mut self, most: usize, ordered: bool) -> Result<Option<Chunk>, ReadError> {
+        let chunk = self.inner.read_chunk(most, ordered).await?;
+        self.count(chunk.as_ref().map_or(0, |chunk| chunk.bytes.len()));
+        Ok(chunk)
+    }
+
+    /// What came, in order, in place of what is in `chunks`; nothing at the end of the stream. While nothing comes,
+    /// `chunks` takes no memory.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub async fn read_chunks(&mut self, chunks: &mut Vec<Bytes>) -> Result<(), ReadError> {
+        let inner = &mut self.inner;
+        chunks.clear();
+        poll_fn(|cx| {
+            let mut room = [const { Bytes::new() }; CHUNKS];
+            // quinn keeps whom to wake, not the future.
+            let read = pin!(inner.read_chunks(&mut room)).poll(cx)?;
+            match read {
+                Poll::Ready(count) => chunks.extend(room.into_iter().take(count.unwrap_or_default())),
+                Poll::Pending => *chunks = Vec::new(),
+            }
+            read.map(|_| Ok::<_, ReadError>(()))
+        })
+        .await?;
+        self.count(chunks.iter().map(Bytes::len).sum());
+        Ok(())
     }
 
     /// Counts what was read: the peer may send as much again.

@@ -15,7 +15,7 @@ use super::ends::Socket;
 use crate::stream::{Broken, Inlet, LARGE_READ, Outlet, SMALL_READ};
 use crate::wire::Code;
 
-/// Chunks taken from a stream for one write: each is a packet's worth, so about 45 KiB.
+/// Chunks that are written at once.
 const CHUNKS: usize = 32;
 
 /// Counters of the bytes carried.
@@ -113,13 +113,15 @@ async fn copy_up(tcp: &TcpStream, outlet: &mut Outlet, sent: &IntCounter) -> Res
 async fn down(socket: &Socket, inlet: &mut Inlet, first: Bytes, received: &IntCounter) -> Result<(), Broken> {
     received.inc_by(first.len() as u64);
     write_all(socket.tcp(), &mut [first]).await?;
+    let mut chunks = Vec::new();
     loop {
-        let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
-        let Some(count) = inlet.read_chunks(&mut chunks).await? else { break };
-        received.inc_by(chunks[..count].iter().map(|chunk| chunk.len() as u64).sum());
-        write_all(socket.tcp(), &mut chunks[..count]).await?;
+        inlet.read_chunks(&mut chunks).await?;
+        if chunks.is_empty() {
+            return Ok(socket.finish()?);
+        }
+        received.inc_by(chunks.iter().map(|chunk| chunk.len() as u64).sum());
+        write_all(socket.tcp(), &mut chunks).await?;
     }
-    Ok(socket.finish()?)
 }
 
 /// Writes all chunks, as many at a time as the socket takes.
@@ -131,11 +133,7 @@ async fn write_all(tcp: &TcpStream, mut chunks: &mut [Bytes]) -> io::Result<()> 
         if chunks.is_empty() {
             return Ok(());
         }
-        let mut slices = [io::IoSlice::new(&[]); CHUNKS];
-        for (slice, chunk) in slices.iter_mut().zip(chunks.iter()) {
-            *slice = io::IoSlice::new(chunk);
-        }
-        match tcp.try_write_vectored(&slices[..chunks.len().min(CHUNKS)]) {
+        match try_write(tcp, chunks) {
             Ok(written) => advance(chunks, written),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 tcp.ready(Interest::WRITABLE).await?;
@@ -143,6 +141,15 @@ async fn write_all(tcp: &TcpStream, mut chunks: &mut [Bytes]) -> io::Result<()> 
             Err(error) => return Err(error),
         }
     }
+}
+
+/// By itself, so that the list of what is written is not kept while nothing can be.
+fn try_write(tcp: &TcpStream, chunks: &[Bytes]) -> io::Result<usize> {
+    let mut slices = [io::IoSlice::new(&[]); CHUNKS];
+    for (slice, chunk) in slices.iter_mut().zip(chunks) {
+        *slice = io::IoSlice::new(chunk);
+    }
+    tcp.try_write_vectored(&slices[..chunks.len().min(CHUNKS)])
 }
 
 fn advance(chunks: &mut [Bytes], mut written: usize) {

@@ -199,4 +199,30 @@ mod tests {
         let mut another = bench.stream().await;
         assert!(passes(&mut another).await);
     }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_read_is_counted_however_it_is_read() {
+        let mut bench = Bench::new(Limits::default()).await;
+        let (mut near, mut far) = bench.stream().await;
+        let read = |bench: &Bench| {
+            let open = bench.b.tunnel.parts().0.lock();
+            open.values().flatten().map(|entry| entry.usage.has_read()).sum::<u64>()
+        };
+        // What the stream began with was read exactly.
+        assert_eq!(read(&bench), 5);
+        near.send.write_all(&[7; 100]).await.unwrap();
+        far.recv.read(&mut [0; 10]).await.unwrap();
+        assert_eq!(read(&bench), 15);
+        far.recv.read_chunk(20, true).await.unwrap();
+        assert_eq!(read(&bench), 35);
+        let mut chunks = Vec::new();
+        far.recv.read_chunks(&mut chunks).await.unwrap();
+        assert_eq!((read(&bench), chunks.concat().len()), (105, 70));
+        near.send.write_all(&[7; 50]).await.unwrap();
+        near.send.finish().unwrap();
+        far.recv.read_to_end(100).await.unwrap();
+        assert_eq!(read(&bench), 155);
+        far.recv.read_chunks(&mut chunks).await.unwrap();
+        assert!(chunks.is_empty());
+    }
 }

@@ -158,10 +158,11 @@ impl Node {
 pub(crate) async fn exchange(stream: &mut Stream, bytes: usize) -> Result<(), String> {
     let sent: Vec<u8> = (0..bytes).map(|index| (index % 251) as u8).collect();
     let send = async {
-        stream.send.write_all(&sent).await.map_err(|error| error.to_string())?;
+        stream.send.write_all(&sent).await.map_err(|error| format!("{error}: {error:?}"))?;
         stream.send.finish().map_err(|error| error.to_string())
     };
-    let receive = async { stream.recv.read_to_end(bytes + 1).await.map_err(|error| error.to_string()) };
+    let receive =
+        async { stream.recv.read_to_end(bytes + 1).await.map_err(|error| format!("{error}: {error:?}")) };
     let (_, received) = tokio::try_join!(send, receive)?;
     if received == sent { Ok(()) } else { Err(format!("{} of {bytes} bytes came back", received.len())) }
 }
