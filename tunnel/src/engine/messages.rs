@@ -46,11 +46,14 @@ impl Engine {
             return self.reply_raw(&source, &Control::WhoAreYou { hint }.encode());
         }
         match message {
-            Message::Probe { id, epoch, in_use } => {
-                tracing::trace!(%peer, ?source, id, in_use, "probe came");
+            Message::Probe { id, epoch, in_use, shunned } => {
+                tracing::trace!(%peer, ?source, id, in_use, shunned, "probe came");
                 let observed = source.address().filter(|address| !is_carrier(address));
                 let answer = Message::Answer { id, epoch: self.epoch, observed };
                 // Known before the answer is out: what the peer sends next may be here before this returns.
+                if let Some(state) = self.peers.get_mut(&peer) {
+                    state.paths.peer_shuns(source.route(), shunned);
+                }
                 self.heard(now, peer, &source, epoch, in_use);
                 self.send(&peer, &source, &answer);
             }
@@ -225,11 +228,11 @@ impl Engine {
 
     fn act(&mut self, now: Instant, peer: PeerId, action: Action) {
         match action {
-            Action::Probe { route, id, in_use } => {
+            Action::Probe { route, id, in_use, shunned } => {
                 let Some(source) = self.source(&peer, route) else { return };
-                tracing::trace!(%peer, ?route, id, in_use, "probe goes");
+                tracing::trace!(%peer, ?route, id, in_use, shunned, "probe goes");
                 self.metrics.paths.probes.inc();
-                self.send(&peer, &source, &Message::Probe { id, epoch: self.epoch, in_use });
+                self.send(&peer, &source, &Message::Probe { id, epoch: self.epoch, in_use, shunned });
             }
             Action::Use(route) => {
                 let Some(state) = self.peers.get_mut(&peer) else { return };

@@ -37,7 +37,10 @@ impl Engine {
     /// Asks relays for a session with `peer` where it is needed, and tells the peer own addresses over one.
     pub(super) fn ask_relays(&mut self, now: Instant, peer: PeerId) {
         let Some(state) = self.peers.get(&peer) else { return };
-        if self.relays.contains(&peer) || state.paths.is_direct(now) || state.paths.demand() == Demand::None {
+        let direct = state.paths.is_direct(now);
+        // A direct path that loses much is held against a relay, which takes a session.
+        let content = direct && !state.paths.is_in_question(now);
+        if self.relays.contains(&peer) || content || state.paths.demand() == Demand::None {
             return;
         }
         let Some(key) = public_key(&peer) else { return };
@@ -51,8 +54,9 @@ impl Engine {
             }
             self.send(&relay, &Source::Direct(at), &Message::Open { peer: key });
         }
-        if self.peers.get(&peer).is_some_and(|state| !state.sessions.is_empty() && Self::tell_due(state, now))
-        {
+        let tells =
+            |state: &super::PeerState| !direct && !state.sessions.is_empty() && Self::tell_due(state, now);
+        if self.peers.get(&peer).is_some_and(tells) {
             self.tell(now, peer, false);
         }
     }

@@ -1,84 +1,33 @@
 //! One way to a peer, and what its probes say about it.
 
+mod probes;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::RouteKey;
+use self::probes::{LEAST_WAIT, Sent};
+use super::loss::{Losses, Rival};
 use super::size::Sizes;
-use crate::status::DirectKind;
+use super::{Kind, Origin, RouteKey};
 
 /// Probes in a row without an answer after which a path is dead.
 const DEAD: u32 = 3;
 /// A direct path of which nothing was heard for this long is not believed in: three keep-alives.
 const SILENT: Duration = Duration::from_secs(90);
-/// Unanswered probes that are remembered.
-const OUTSTANDING: usize = 8;
-/// Loss from which UDP is worse than TCP, and below which it is trusted again.
-const POOR: f64 = 0.3;
-const FAIR: f64 = 0.1;
+/// The same from which it is asked whether another path loses less: two of the last six are lost.
+const SUSPECT: f64 = 0.15;
 /// Order of such a path: behind every carrier.
 const POOR_RANK: u8 = 5;
 /// Answers after which a path that is to take the place of a carrier is believed in.
 const BELIEVED: u32 = 3;
 /// Answers before which a round trip time may be the first packet's, not the path's.
 const SETTLED: u32 = 4;
-/// How long a round trip time is of now.
-const OLD: Duration = Duration::from_secs(10);
 /// How long it may be held against the path in use: a keep-alive of either end.
 const FRESH: Duration = Duration::from_secs(30);
-/// How long an answer may take: bounds, and the value before a round trip was measured.
-const LEAST_WAIT: Duration = Duration::from_millis(60);
-const MOST_WAIT: Duration = Duration::from_secs(1);
 /// How long an answered probe speaks for a path on which packets get nothing back.
 const CONFIRMED: Duration = Duration::from_millis(150);
 /// Least time between the probes of a path in doubt.
 const DOUBTED: Duration = Duration::from_millis(40);
-
-/// What kind of path a candidate is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Direct(DirectKind),
-    Relayed,
-}
-
-impl Kind {
-    /// Lower is preferred whatever the round trip time says within reason.
-    pub(crate) fn rank(self) -> u8 {
-        match self {
-            Kind::Direct(DirectKind::Lan) => 0,
-            Kind::Direct(DirectKind::Public | DirectKind::Punched) => 1,
-            Kind::Relayed => 2,
-            Kind::Direct(DirectKind::Tcp) => 3,
-            Kind::Direct(DirectKind::Wss) => 4,
-        }
-    }
-
-    /// Whether packets go over TCP.
-    pub(crate) fn is_carrier(self) -> bool {
-        matches!(self, Kind::Direct(kind) if kind.is_carrier())
-    }
-}
-
-/// Who told of a candidate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Origin {
-    /// The membership: never given up.
-    Configured,
-    /// It worked before a restart.
-    Remembered,
-    /// A relay or the peer itself.
-    Told,
-    /// A probe came from there.
-    Heard,
-}
-
-#[derive(Debug)]
-struct Sent {
-    id: u64,
-    at: Instant,
-    /// Counted as lost already; an answer that comes late still counts as life.
-    lost: bool,
-}
 
 /// One way to a peer.
 #[derive(Debug)]
@@ -97,8 +46,11 @@ pub(crate) struct Candidate {
     urgent: bool,
     smoothed: Option<(Duration, Duration)>,
     latest: Option<Duration>,
-    loss: f64,
+    /// Share of the last dozen probes that were lost, at once and roughly.
+    lately: f64,
     poor: bool,
+    losses: Losses,
+    shunned_by_peer: bool,
     used_by_peer: bool,
     pub(super) sizes: Sizes,
 }
@@ -120,8 +72,10 @@ impl Candidate {
             urgent: false,
             smoothed: None,
             latest: None,
-            loss: 0.0,
+            lately: 0.0,
             poor: false,
+            losses: Losses::default(),
+            shunned_by_peer: false,
             used_by_peer: false,
             sizes: Sizes::default(),
         }
@@ -185,8 +139,67 @@ impl Candidate {
         self.answered_at.is_some_and(|at| now.saturating_duration_since(at) < FRESH)
     }
 
+    /// Share of the probes of late that were lost, 0 to 1.
     pub(crate) fn loss(&self) -> f64 {
-        self.loss
+        self.losses.share()
+    }
+
+    /// Whether another path is gone by if there is one, since this loses much more, as this end or the other found.
+    pub(crate) fn is_shunned(&self) -> bool {
+        self.losses.is_shunned() || self.shunned_by_peer
+    }
+
+    /// Whether this end found so. Only that is told the other, or neither would take the path again.
+    pub(super) fn shuns(&self) -> bool {
+        self.losses.is_shunned()
+    }
+
+    pub(super) fn peer_shuns(&mut self, shunned: bool) {
+        self.shunned_by_peer = shunned && !self.kind.is_carrier();
+    }
+
+    /// Whether it may lose so much that others should be looked at.
+    pub(super) fn is_suspect(&self, now: Instant) -> bool {
+        !self.kind.is_carrier() && (self.lately > SUSPECT || self.losses.is_suspect(now))
+    }
+
+    /// Whether enough is known of its loss, and of late, to hold it against others. What a carrier loses, TCP sent
+    /// again: its probes are slow instead.
+    pub(super) fn is_weighed(&self, now: Instant) -> bool {
+        !self.kind.is_carrier() && self.losses.is_known(now) && self.is_fresh(now)
+    }
+
+    /// It as others see it that may be left for it.
+    pub(super) fn rival(&self, now: Instant) -> Option<Rival> {
+        let weighed = self.alive(now) && self.is_weighed(now);
+        self.cautious_rtt().filter(|_| weighed).map(|rtt| self.losses.rival(rtt))
+    }
+
+    /// Whether `other` is clearly the cleaner, or the peer found so.
+    pub(super) fn yields_to(&self, now: Instant, other: &Candidate) -> bool {
+        if self.shunned_by_peer && other.used_by_peer {
+            return true;
+        }
+        let (Some(rtt), Some(other)) = (self.rtt(), other.rival(now)) else { return false };
+        self.losses.yields_to(rtt, other)
+    }
+
+    /// Whether its loss is, or may become, a matter of choice.
+    pub(super) fn is_accused(&self, now: Instant) -> bool {
+        !self.kind.is_carrier() && (self.is_shunned() || self.losses.is_much(now))
+    }
+
+    /// Takes up or drops that it is shunned, as the other paths now are.
+    pub(super) fn judge(&mut self, now: Instant, others: &[(RouteKey, Rival)]) {
+        // Of a peer that is no longer heard by it nothing is known.
+        self.shunned_by_peer &= self.heard_at.is_some_and(|at| now.saturating_duration_since(at) < SILENT);
+        if let (true, Some(rtt)) = (self.is_accused(now), self.rtt()) {
+            let others = others.iter().filter(|(route, _)| *route != self.route).map(|(_, rival)| *rival);
+            let before = self.losses.is_shunned();
+            self.losses.judge(now, rtt, others);
+            // The other end is told at once.
+            self.urgent |= before != self.losses.is_shunned();
+        }
     }
 
     pub(crate) fn lost(&self) -> u32 {
@@ -230,11 +243,6 @@ impl Candidate {
         self.answers >= SETTLED
     }
 
-    /// Whether what was measured is of another time.
-    fn is_old(&self, now: Instant) -> bool {
-        self.answered_at.is_none_or(|at| now.saturating_duration_since(at) > OLD)
-    }
-
     /// Whether it answered often enough to take the place of a carrier, or did so at the other end.
     pub(crate) fn is_believed(&self) -> bool {
         self.answers >= BELIEVED || self.used_by_peer
@@ -272,8 +280,8 @@ impl Candidate {
     }
 
     /// Order in which candidates that work are preferred.
-    pub(crate) fn preference(&self, carried: bool) -> (u8, bool, Duration) {
-        (self.rank(carried), self.answers == 0, self.rtt().unwrap_or(Duration::MAX))
+    pub(crate) fn preference(&self, carried: bool) -> (bool, u8, bool, Duration) {
+        (self.is_shunned(), self.rank(carried), self.answers == 0, self.rtt().unwrap_or(Duration::MAX))
     }
 
     /// Whether `other` would be worth a try while this one works.
@@ -293,93 +301,9 @@ impl Candidate {
         (self.lost > 0 || silent).then(|| interval * 2u32.pow(self.lost.saturating_sub(1).min(3)))
     }
 
-    /// How long an answer may take.
-    pub(crate) fn wait(&self) -> Duration {
-        self.smoothed.map_or(MOST_WAIT, |(rtt, variance)| {
-            (rtt + variance * 4 + LEAST_WAIT / 2).clamp(LEAST_WAIT, MOST_WAIT)
-        })
-    }
-
-    pub(crate) fn may_probe(&self, now: Instant, least: Duration) -> bool {
-        self.last_probe.is_none_or(|at| now.saturating_duration_since(at) >= least)
-    }
-
-    pub(crate) fn probed(&mut self, now: Instant, id: u64) {
-        if self.sent.len() == OUTSTANDING {
-            self.sent.pop_front();
-        }
-        self.sent.push_back(Sent { id, at: now, lost: false });
-        self.last_probe = Some(now);
-        self.urgent = false;
-        self.attempts = self.attempts.saturating_add(1);
-    }
-
     pub(crate) fn heard(&mut self, now: Instant) {
         self.heard_at = Some(now);
         self.added = now;
-    }
-
-    /// Takes an answer. Returns the round trip time and whether it is the first, or `None` if it answers nothing.
-    pub(crate) fn answered(&mut self, now: Instant, id: u64) -> Option<(Duration, bool)> {
-        let index = self.sent.iter().position(|sent| sent.id == id)?;
-        let sent = self.sent.remove(index)?;
-        // Whatever was sent before it is answered for as well.
-        self.sent.retain(|other| other.at > sent.at);
-        let rtt = now.saturating_duration_since(sent.at);
-        self.latest = Some(rtt);
-        self.smoothed = Some(match self.smoothed {
-            None => (rtt, rtt / 2),
-            // A first packet may have waited for a neighbour's address or behind a queue, and a path that is probed
-            // seldom would show the queue of long ago: that is not the path's.
-            Some((smoothed, _)) if (!self.is_settled() || self.is_old(now)) && rtt * 2 < smoothed => {
-                (rtt, rtt / 2)
-            }
-            // RFC 9002, section 5.3.
-            Some((smoothed, variance)) => {
-                ((smoothed * 7 + rtt) / 8, (variance * 3 + smoothed.abs_diff(rtt)) / 4)
-            }
-        });
-        let first = self.answered_at.is_none();
-        if self.lost >= DEAD {
-            // It comes back from the dead: what it lost meanwhile is the outage's, not its own.
-            (self.answers, self.loss, self.poor) = (0, 0.0, false);
-        }
-        (self.answered_at, self.lost, self.attempts) = (Some(now), 0, 0);
-        self.answers = self.answers.saturating_add(1);
-        self.loss *= 0.9;
-        self.poor &= self.loss > FAIR;
-        Some((rtt, first))
-    }
-
-    /// Counts the probes that were not answered in time. Returns whether the path died of it; one that is
-    /// `lively` does not.
-    pub(crate) fn expire_probes(&mut self, now: Instant, lively: bool) -> bool {
-        let wait = self.wait();
-        let mut lost = 0;
-        for sent in self.sent.iter_mut().filter(|sent| !sent.lost && sent.at + wait <= now) {
-            sent.lost = true;
-            lost += 1;
-        }
-        let before = self.lost;
-        self.lost = self.lost.saturating_add(lost);
-        if lively {
-            self.lost = self.lost.min(DEAD - 1);
-        }
-        for _ in 0..lost {
-            self.loss = self.loss * 0.9 + 0.1;
-        }
-        self.poor |= self.loss > POOR && !self.kind.is_carrier();
-        let died = before < DEAD && self.lost >= DEAD;
-        if died {
-            self.attempts = 0;
-        }
-        died
-    }
-
-    /// When the next probe counts as lost.
-    pub(crate) fn next_expiry(&self) -> Option<Instant> {
-        let wait = self.wait();
-        self.sent.iter().find(|sent| !sent.lost).map(|sent| sent.at + wait)
     }
 
     /// When a candidate that does not answer is tried again.

@@ -1,5 +1,9 @@
 //! Which path traffic uses: the best that works, with hysteresis, and the one that the other end uses where neither is
 //! better.
+//!
+//! Of paths that lose little the kind decides, and of two of a kind the round trip time. One that loses much beside
+//! another is shunned, whatever its kind: it comes behind those that are not, until it is clean. What is much, `loss`
+//! says.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +18,16 @@ const DIRECT_BONUS: Duration = Duration::from_millis(30);
 
 impl Paths {
     pub(super) fn choose(&mut self, now: Instant) {
-        let alive = self.candidates.iter().filter(|candidate| candidate.alive(now));
+        self.judge(now);
+        // What is left for its loss is left for what is known to lose less, not for the next that may be as bad.
+        let left = self.working(now).filter(|current| current.is_shunned());
+        let alive = self.candidates.iter().filter(|candidate| {
+            let carries = candidate.kind.is_carrier();
+            let better = |left: &Candidate| {
+                left.route == candidate.route || left.yields_to(now, candidate) || (carries && left.is_poor())
+            };
+            candidate.alive(now) && left.is_none_or(better)
+        });
         let carried = self.carried(now);
         let Some(best) = alive.min_by_key(|candidate| candidate.preference(carried)) else { return };
         let route = best.route;
@@ -30,6 +43,31 @@ impl Paths {
         if moves {
             self.take(route);
         }
+    }
+
+    /// Says of each path whether it is shunned for what it loses.
+    fn judge(&mut self, now: Instant) {
+        if self.candidates.iter().any(|candidate| candidate.is_accused(now)) {
+            let rival = |candidate: &Candidate| Some((candidate.route, candidate.rival(now)?));
+            let rivals: Vec<_> = self.candidates.iter().filter_map(rival).collect();
+            self.candidates.iter_mut().for_each(|candidate| candidate.judge(now, &rivals));
+        }
+    }
+
+    /// The peer's probe says whether it goes by another path since `route` loses much more. Both ends measure the same
+    /// round trips, and what one of them has found the other need not find again.
+    pub(crate) fn peer_shuns(&mut self, route: RouteKey, shunned: bool) {
+        if let Some(candidate) = self.get_mut(route) {
+            candidate.peer_shuns(shunned);
+        }
+    }
+
+    /// The path that would be used, were it not for what it loses.
+    pub(crate) fn passed_over(&self, now: Instant) -> Option<&Candidate> {
+        let current = self.working(now).filter(|current| !current.is_shunned())?;
+        let shunned = |candidate: &&Candidate| candidate.is_shunned() && candidate.alive(now);
+        let left = self.candidates.iter().filter(shunned).min_by_key(|candidate| candidate.kind.rank());
+        left.filter(|candidate| candidate.kind.rank() <= current.kind.rank())
     }
 
     pub(super) fn take(&mut self, route: RouteKey) {
@@ -76,8 +114,9 @@ impl Paths {
             return;
         }
         let Some(candidate) = self.get(route) else { return };
-        let rank = candidate.kind.rank();
-        let worse = self.current().is_some_and(|current| current.alive(now) && current.kind.rank() < rank);
+        let order = |candidate: &Candidate| (candidate.is_shunned(), candidate.kind.rank());
+        let worse =
+            self.current().is_some_and(|current| current.alive(now) && order(current) < order(candidate));
         if candidate.alive(now) && !worse {
             self.take(route);
         }
@@ -96,6 +135,9 @@ impl Paths {
 /// Whether traffic should leave `current`, which works, for `best`.
 fn clearly_better(best: &Candidate, current: &Candidate, carried: bool) -> bool {
     let (Some(best_rtt), answers) = (best.rtt(), best.answers()) else { return false };
+    if best.is_shunned() != current.is_shunned() {
+        return current.is_shunned();
+    }
     let current_rtt = current.rtt().unwrap_or(Duration::MAX);
     if current.kind.is_carrier() && (!best.is_believed() || current.is_followed()) {
         return false;

@@ -3,11 +3,13 @@
 //! Each peer has one [`Paths`]. Candidates come from the configuration, the disk, relays, the peer itself and
 //! from where its probes arrive; each is probed, first in a burst (both ends at the same time, which is what opens
 //! their NATs), then with back-off. A path that answered is alive until three probes in a row are lost. Traffic
-//! moves only to a clearly better path, or away from a dead one. When a candidate is probed, `timing` says; which of them
-//! traffic uses, `choice`.
+//! moves only to a clearly better path, or away from a dead one or one that loses much. When a candidate is probed,
+//! `timing` says; which of them traffic uses, `choice`; what is much, `loss`.
 
 mod candidate;
 mod choice;
+mod kind;
+mod loss;
 mod size;
 mod timing;
 
@@ -15,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
 
-pub(crate) use candidate::{Candidate, Kind, Origin};
+pub(crate) use candidate::Candidate;
+pub(crate) use kind::{Kind, Origin};
 pub(crate) use size::Envelope;
 pub(crate) use timing::Flow;
 
@@ -64,6 +67,8 @@ pub(crate) enum Action {
         id: u64,
         /// Whether traffic uses the path.
         in_use: bool,
+        /// Whether it would, were it not for what the path loses.
+        shunned: bool,
     },
     /// Traffic moves.
     Use(RouteKey),
@@ -350,11 +355,12 @@ impl Paths {
     fn probe(&mut self, now: Instant, route: RouteKey) -> u64 {
         let id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1);
-        let in_use = self.active == Some(route);
+        let (in_use, mut shunned) = (self.active == Some(route), false);
         if let Some(candidate) = self.get_mut(route) {
             candidate.probed(now, id);
+            shunned = candidate.shuns();
         }
-        self.actions.push(Action::Probe { route, id, in_use });
+        self.actions.push(Action::Probe { route, id, in_use, shunned });
         id
     }
 
@@ -389,6 +395,8 @@ impl Paths {
 
 #[cfg(test)]
 mod carrier_tests;
+#[cfg(test)]
+mod loss_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

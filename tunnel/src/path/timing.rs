@@ -25,6 +25,12 @@ const FOLLOWER: Duration = Duration::from_secs(3);
 const SETTLING: Duration = Duration::from_millis(200);
 /// Probe interval of a relay beside the one that packets flow by: it may have become the nearer.
 const COMPARED: Duration = Duration::from_secs(10);
+/// Probe interval of the path in use while packets flow, and of those beside it, where it may lose more than they do and
+/// too little is known of either to tell: a dozen seconds.
+const WEIGHED: Duration = Duration::from_millis(400);
+/// The same of those beside it once that is known, and of a path that was left for its loss: when it is clean is known
+/// within a few minutes.
+const WATCHED: Duration = Duration::from_secs(2);
 /// Back-off of candidates that do not answer: first and longest interval.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 /// Longest back-off of a path that worked: it must stay open in the NATs for a peer that comes back.
@@ -75,6 +81,36 @@ impl Paths {
 
     /// When `candidate` is to be probed.
     pub(super) fn due(&self, candidate: &Candidate, now: Instant, flow: Flow) -> Option<Instant> {
+        let weighed = self.weighed(candidate, now, flow);
+        self.due_anyhow(candidate, now, flow).into_iter().chain(weighed).min()
+    }
+
+    /// When `candidate` is to be probed to learn what it loses beside the others. Only packets that flow are worth that:
+    /// probes of an idle path keep to what holds it open.
+    fn weighed(&self, candidate: &Candidate, now: Instant, flow: Flow) -> Option<Instant> {
+        let current = self.current()?;
+        let counts = candidate.alive(now) && !candidate.kind.is_carrier();
+        if !counts || !flow.sending || self.demand == Demand::None || current.kind.is_carrier() {
+            return None;
+        }
+        let suspect = current.is_suspect(now);
+        let lasting = self.flows_since.is_some_and(|since| now.saturating_duration_since(since) >= EXCHANGE);
+        let interval = match (suspect, candidate.is_weighed(now)) {
+            (true, false) => WEIGHED,
+            (false, _) if !candidate.is_shunned() => return None,
+            _ if lasting => WATCHED,
+            _ => COMPARED,
+        };
+        Some(candidate.last_probe().map_or(now, |probed| probed + interval))
+    }
+
+    /// Whether packets flow by a path that may lose more than another would.
+    pub(crate) fn is_in_question(&self, now: Instant) -> bool {
+        self.flows_since.is_some() && self.working(now).is_some_and(|current| current.is_suspect(now))
+    }
+
+    /// When `candidate` is to be probed whatever it loses.
+    fn due_anyhow(&self, candidate: &Candidate, now: Instant, flow: Flow) -> Option<Instant> {
         if candidate.is_urgent() {
             return Some(now);
         }
@@ -101,6 +137,7 @@ impl Paths {
                 }
                 // A standby direct path stays open; a relayed one is the relay's to keep.
                 (false, _) if candidate.kind == Kind::Relayed => None,
+                (false, _) if candidate.is_shunned() && !self.on_carrier() => Some(kept),
                 (false, _) if !candidate.is_settled() && self.outranks(candidate, now) => {
                     Some(probed + SETTLING)
                 }
@@ -122,7 +159,10 @@ impl Paths {
             _ if carried => CARRIED_RETRY,
             _ => self.last_retry,
         };
-        wanted.then(|| candidate.retry_at(FIRST_RETRY, last, LAST_RETRY_PROVEN.min(last)))
+        // What was left for its loss dies and comes back by chance, and need not be back at once while nothing flows.
+        let unhurried = candidate.is_shunned() && !flow.sending && self.working(now).is_some();
+        let first = if unhurried { LAST_RETRY_PROVEN } else { FIRST_RETRY };
+        wanted.then(|| candidate.retry_at(first, last, LAST_RETRY_PROVEN.min(last)))
     }
 
     /// When a path that works is to be probed to stay open. Packets that go and come by the path in use keep it
@@ -163,7 +203,8 @@ impl Paths {
     /// Whether `candidate` is of the kind in use and seems nearer, by too few answers to tell.
     fn is_unproven_rival(&self, candidate: &Candidate, now: Instant) -> bool {
         let carried = self.carried(now);
-        candidate.answers() < MEASURED
+        !candidate.is_shunned()
+            && candidate.answers() < MEASURED
             && self.current().is_some_and(|current| {
                 current.rank(carried) == candidate.rank(carried) && is_nearer(candidate, current)
             })

@@ -220,7 +220,9 @@ impl Network {
         }
         for action in self.ends[end].paths.poll(self.now, flow) {
             match action {
-                Action::Probe { route, id, in_use } => self.send(end, route, Packet::Probe { id, in_use }),
+                Action::Probe { route, id, in_use, .. } => {
+                    self.send(end, route, Packet::Probe { id, in_use })
+                }
                 Action::Use(route) => {
                     self.ends[end].moves.push((self.now - self.start, route));
                     // What connections do when their path moved.

@@ -25,6 +25,8 @@ const FILL_HEAD: usize = SEAL + 1 + 8 + 2;
 
 /// Flag of a probe: the sender's traffic uses this path.
 const IN_USE: u8 = 0x01;
+/// Flag of a probe: the sender goes by another path, since this one loses much more.
+const SHUNNED: u8 = 0x02;
 
 /// An Ed25519 public key, which is a peer id.
 pub type PublicKey = [u8; 32];
@@ -40,6 +42,9 @@ pub enum Message {
         epoch: u64,
         /// The sender's traffic uses this path.
         in_use: bool,
+        /// The sender goes by another path, since this one loses much more. A release that knows nothing of that reads
+        /// over it, and finds by itself what is lost.
+        shunned: bool,
     },
     /// It does.
     Answer {
@@ -150,11 +155,11 @@ impl Message {
     /// Appends the message to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            Message::Probe { id, epoch, in_use } => {
+            Message::Probe { id, epoch, in_use, shunned } => {
                 out.push(PROBE);
                 out.extend_from_slice(&id.to_be_bytes());
                 out.extend_from_slice(&epoch.to_be_bytes());
-                out.push(if *in_use { IN_USE } else { 0 });
+                out.push(if *in_use { IN_USE } else { 0 } | if *shunned { SHUNNED } else { 0 });
             }
             Message::Answer { id, epoch, observed } => {
                 out.push(ANSWER);
@@ -206,7 +211,8 @@ impl Message {
         let message = match reader.u8()? {
             PROBE => {
                 let (id, epoch) = (reader.u64()?, reader.u64()?);
-                Message::Probe { id, epoch, in_use: reader.u8()? & IN_USE != 0 }
+                let flags = reader.u8()?;
+                Message::Probe { id, epoch, in_use: flags & IN_USE != 0, shunned: flags & SHUNNED != 0 }
             }
             ANSWER => {
                 let (id, epoch) = (reader.u64()?, reader.u64()?);

@@ -17,7 +17,12 @@ fn address() -> impl Strategy<Value = SocketAddr> {
 fn message() -> impl Strategy<Value = Message> {
     let reason = prop_oneof![Just(Refusal::Absent), Just(Refusal::NoRelay), Just(Refusal::Full)];
     prop_oneof![
-        any::<(u64, u64, bool)>().prop_map(|(id, epoch, in_use)| Message::Probe { id, epoch, in_use }),
+        any::<(u64, u64, bool, bool)>().prop_map(|(id, epoch, in_use, shunned)| Message::Probe {
+            id,
+            epoch,
+            in_use,
+            shunned
+        }),
         (any::<(u64, u64)>(), prop::option::of(address()))
             .prop_map(|((id, epoch), observed)| Message::Answer { id, epoch, observed }),
         (prop::collection::vec(address(), 0..=MAX_CANDIDATES), any::<bool>())

@@ -24,7 +24,7 @@ fn every_message() -> Vec<Message> {
     let [v4, v6] = addresses();
     let peer = [7; 32];
     vec![
-        Message::Probe { id: 1, epoch: 2, in_use: true },
+        Message::Probe { id: 1, epoch: 2, in_use: true, shunned: true },
         Message::Answer { id: 1, epoch: 2, observed: None },
         Message::Answer { id: 1, epoch: 2, observed: Some(v4) },
         Message::Answer { id: 1, epoch: 2, observed: Some(v6) },

@@ -55,7 +55,7 @@ impl Speaker {
     }
 
     pub(super) fn probe() -> Message {
-        Message::Probe { id: rand::random(), epoch: 7, in_use: false }
+        Message::Probe { id: rand::random(), epoch: 7, in_use: false, shunned: false }
     }
 }
 
