@@ -102,6 +102,8 @@ pub struct PeerStatus {
     pub rtt: Option<Duration>,
     /// Share of the recent probes on the path in use that went unanswered, 0 to 1.
     pub loss: f64,
+    /// The same of a path that would be used, did it not lose so much more than the one in use.
+    pub passed_over_loss: Option<f64>,
     /// Bytes sent to the peer over any path, QUIC packets included.
     pub sent_bytes: u64,
     /// Bytes received from the peer over any path.

@@ -146,6 +146,9 @@ pub struct Peer {
     pub rtt_ms: Option<f64>,
     /// Share of the recent probes on the path that were lost, 0 to 1.
     pub loss: f64,
+    /// The same of a better path, where that is not gone by because it loses so much more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passed_over_loss: Option<f64>,
     /// Bytes sent to it over any path, packet headers of the overlay included.
     pub sent_bytes: u64,
     /// Bytes received from it over any path.
@@ -371,6 +374,7 @@ mod tests {
             carrier: None,
             rtt_ms: Some(20.5),
             loss: 0.0,
+            passed_over_loss: None,
             sent_bytes: 1,
             received_bytes: 2,
             last_change: Some(Timestamp::UNIX_EPOCH),

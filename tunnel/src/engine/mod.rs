@@ -450,6 +450,7 @@ impl Engine {
                 carrier: self.carrier_of(peer),
                 rtt: working.and_then(|candidate| candidate.rtt()),
                 loss: state.paths.current().map_or(0.0, |candidate| candidate.loss()),
+                passed_over_loss: state.paths.passed_over(now).map(Candidate::loss),
                 sent_bytes: state.slot.traffic.sent(),
                 received_bytes: state.slot.traffic.received(),
                 connected: verified.is_some(),

@@ -85,6 +85,8 @@ impl Engine {
                 *count += 1;
             }
         }
+        let passed_over = self.peers.values().filter(|state| state.paths.passed_over(now).is_some());
+        self.metrics.paths.passed_over.set(passed_over.count() as i64);
         for (kind, count) in counts {
             self.metrics.paths.peers.with_label_values(&[kind]).set(count);
         }

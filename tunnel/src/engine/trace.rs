@@ -10,7 +10,7 @@ use libp2p::PeerId;
 use super::{Engine, Handle, KEEP_AFTER_USE};
 use crate::error::OpenError;
 use crate::path::{Candidate, Kind, Origin, RouteKey};
-use crate::status::{Attempt, DirectKind, Nat, Standing, Trace};
+use crate::status::{Attempt, DirectKind, Nat, Path, Standing, Trace};
 
 /// How long answers are waited for: above what a probe is given before it counts as lost.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -99,7 +99,11 @@ impl Engine {
 
     fn why_kind(&self, peer: &PeerId, candidates: &[&Candidate], now: Instant) -> String {
         let direct: Vec<_> = candidates.iter().filter(|c| c.kind.rank() < Kind::Relayed.rank()).collect();
-        let works = self.peers.get(peer).and_then(|state| state.paths.working(now));
+        let paths = self.peers.get(peer).map(|state| &state.paths);
+        let works = paths.and_then(|paths| paths.working(now));
+        if let (Some(works), Some(left)) = (works, paths.and_then(|paths| paths.passed_over(now))) {
+            return self.why_not(works, left);
+        }
         match works.map(|candidate| candidate.kind) {
             Some(Kind::Direct(DirectKind::Lan)) => "at an address of the site's own network, the nearest".into(),
             Some(Kind::Direct(DirectKind::Public)) => "at an address that anybody can reach".into(),
@@ -128,6 +132,22 @@ impl Engine {
             ),
             None => format!("no path: {}", self.tried(peer)),
         }
+    }
+
+    /// Why traffic goes by `used` though `left` works.
+    fn why_not(&self, used: &Candidate, left: &Candidate) -> String {
+        let by = match self.shown(left) {
+            Path::Relayed { relay } => format!("relay on {}", self.named(&relay)),
+            path => format!("path {path}"),
+        };
+        let word = if used.kind == Kind::Relayed { "relayed" } else { "direct" };
+        let share = |candidate: &Candidate| candidate.loss() * 100.0;
+        format!(
+            "{word}: the {by} answers, but {:.0} % of the round trips by it are lost, and {:.0} % by this one; it is \
+             taken again when it has been clean for some minutes",
+            share(left),
+            share(used),
+        )
     }
 
     /// Where relays and peers on the way out of the site see this node.

@@ -22,6 +22,7 @@ pub(crate) struct Paths {
     pub(crate) probes: IntCounter,
     pub(crate) probe_rtt: Histogram,
     pub(crate) peers: IntGaugeVec,
+    pub(crate) passed_over: IntGauge,
     pub(crate) changes: IntCounterVec,
     pub(crate) reachable: IntGauge,
     pub(crate) libp2p_peers: IntGauge,
@@ -97,12 +98,15 @@ impl Packets {
 impl Paths {
     pub(super) fn new(families: Families<'_>) -> Result<Self, Error> {
         let rtt = "Round trip times of answered probes.";
+        let passed_over =
+            "Peers whose traffic goes by another path because the one it would take loses much more.";
         let changes = "Moves of a peer's traffic, by kind of the new path.";
         let reachable = "1 if AutoNAT found this node reachable from outside without punching, else 0.";
         Ok(Self {
             probes: families.counter("probes_sent_total", "Probes sent.")?,
             probe_rtt: families.histogram("probe_rtt_seconds", rtt, &ROUND_TRIPS)?,
             peers: families.gauges("peers", "Known peers, by kind of the path in use.", "path")?,
+            passed_over: families.gauge("peers_off_lossy_path", passed_over)?,
             changes: families.counters("path_changes_total", changes, "path")?,
             reachable: families.gauge("reachable", reachable)?,
             libp2p_peers: families.gauge("libp2p_peers", "Peers with an open libp2p connection.")?,

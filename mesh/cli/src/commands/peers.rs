@@ -90,6 +90,10 @@ fn cells(peer: &Peer) -> [Cell; 9] {
         }
         (path, _) => path.via().to_owned(),
     };
+    let via = match peer.passed_over_loss.filter(|_| in_use) {
+        Some(loss) => format!("{via}; a better path loses {:.0}%", loss * 100.0),
+        None => via,
+    };
     [
         peer.node.as_str().into(),
         peer.site.as_str().into(),

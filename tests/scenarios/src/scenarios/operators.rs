@@ -167,6 +167,7 @@ const COUNTS: &[&str] = &[
     "edgeloom_tunnel_libp2p_peers",
     "edgeloom_tunnel_limit",
     "edgeloom_tunnel_peers",
+    "edgeloom_tunnel_peers_off_lossy_path",
     "edgeloom_tunnel_reachable",
     "edgeloom_tunnel_streams",
 ];
