@@ -4,6 +4,7 @@
 
 mod carriers;
 mod common;
+mod lossy;
 mod many;
 mod middlebox;
 mod strangers;

@@ -1,7 +1,7 @@
-//! What stands between a node and its relay: passes TCP, and UDP while it is told to.
+//! What stands between a node and its relay, or a peer: passes TCP, and UDP while it is told to, or some of it.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
@@ -11,7 +11,8 @@ use tokio::task::JoinSet;
 /// A firewall in front of a relay, with an address of its own. Serves one node.
 pub(crate) struct Middlebox {
     pub(crate) address: SocketAddr,
-    udp: Arc<AtomicBool>,
+    /// Percent of UDP that is lost each way.
+    loss: Arc<AtomicU8>,
     /// What the node sent by UDP, kept.
     pub(crate) sent: Arc<Mutex<Vec<Vec<u8>>>>,
     _tasks: JoinSet<()>,
@@ -20,17 +21,22 @@ pub(crate) struct Middlebox {
 impl Middlebox {
     pub(crate) async fn new(relay: SocketAddr, udp: bool) -> Self {
         let address = edgeloom_ports::free();
-        let udp = Arc::new(AtomicBool::new(udp));
+        let loss = Arc::new(AtomicU8::new(if udp { 0 } else { 100 }));
         let mut tasks = JoinSet::new();
         tasks.spawn(pass_tcp(TcpListener::bind(address).await.unwrap(), relay));
         let sent = Arc::default();
         let near = UdpSocket::bind(address).await.unwrap();
-        tasks.spawn(pass_udp(near, relay, udp.clone(), Arc::clone(&sent)));
-        Self { address, udp, sent, _tasks: tasks }
+        tasks.spawn(pass_udp(near, relay, loss.clone(), Arc::clone(&sent)));
+        Self { address, loss, sent, _tasks: tasks }
     }
 
     pub(crate) fn pass_udp(&self, pass: bool) {
-        self.udp.store(pass, Ordering::SeqCst);
+        self.lose(if pass { 0 } else { 100 });
+    }
+
+    /// So many percent of UDP are lost each way.
+    pub(crate) fn lose(&self, percent: u8) {
+        self.loss.store(percent, Ordering::SeqCst);
     }
 }
 
@@ -45,22 +51,23 @@ async fn pass_tcp(listener: TcpListener, to: SocketAddr) {
     }
 }
 
-async fn pass_udp(near: UdpSocket, to: SocketAddr, open: Arc<AtomicBool>, sent: Arc<Mutex<Vec<Vec<u8>>>>) {
+async fn pass_udp(near: UdpSocket, to: SocketAddr, loss: Arc<AtomicU8>, sent: Arc<Mutex<Vec<Vec<u8>>>>) {
     let far = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     far.connect(to).await.unwrap();
     let (mut up, mut down) = (vec![0; 65_536], vec![0; 65_536]);
     let mut node = None;
+    let passes = || rand::random_range(0..100) >= loss.load(Ordering::SeqCst);
     loop {
         tokio::select! {
             Ok((count, from)) = near.recv_from(&mut up) => {
                 node = Some(from);
                 sent.lock().unwrap().push(up[..count].to_vec());
-                if open.load(Ordering::SeqCst) {
+                if passes() {
                     let _ = far.send(&up[..count]).await;
                 }
             }
             received = far.recv(&mut down) => {
-                if let (Ok(count), Some(node), true) = (received, node, open.load(Ordering::SeqCst)) {
+                if let (Ok(count), Some(node), true) = (received, node, passes()) {
                     let _ = near.send_to(&down[..count], node).await;
                 }
             }
