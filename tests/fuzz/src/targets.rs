@@ -21,7 +21,7 @@
 //! | a join token | an operator | `token` |
 //!
 //! What libraries decode by themselves is theirs: QUIC, TLS, HTTP (`kubelet/1`, the API), libp2p's protocols. Bodies
-//! and tokens of the Kubernetes API have property tests in `edgeloom-store`.
+//! of the Kubernetes API have property tests in `edgeloom-store`.
 
 mod corpus;
 mod memory_stream;
