@@ -92,7 +92,7 @@ pub(crate) async fn accept(
             match connection {
                 Ok(Ok(connection)) => {
                     let join = connections.admit(&connection, known, lease);
-                    if let Some(joiner) = join {
+                    if let Some((joiner, _lease)) = join {
                         let _ = tokio::time::timeout(
                             JOIN_PATIENCE,
                             connections.join(joiner, remote, &connection),
@@ -120,7 +120,7 @@ impl Connections {
         connection: &quinn::Connection,
         known: Option<libp2p::PeerId>,
         lease: Lease,
-    ) -> Option<Joiner> {
+    ) -> Option<(Joiner, Lease)> {
         let refuse = |reason: &'static str, text: &str| {
             self.metrics.links.refused.with_label_values(&[reason]).inc();
             tracing::info!(remote = %connection.remote_address(), reason = text, "connection refused");
@@ -129,7 +129,7 @@ impl Connections {
         let handshake = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
         let alpn = handshake.and_then(|data| data.protocol).and_then(|name| Alpn::from_wire(&name));
         match (self.guard.admit(connection), alpn) {
-            (Ok(Admitted::Joiner(joiner)), Some(Alpn::Join)) => return Some(joiner),
+            (Ok(Admitted::Joiner(joiner)), Some(Alpn::Join)) => return Some((joiner, lease)),
             (Ok(Admitted::Member(verified)), Some(alpn))
                 if self.accepted(&verified.peer, alpn) >= self.config.limits.connections_per_peer =>
             {

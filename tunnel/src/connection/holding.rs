@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use super::windows::{Buffers, First};
 
+/// Least window after the first step, in bytes.
+const LEAST_STEP: u64 = 64 << 10;
+
 /// What a connection holds, at most, in bytes.
 #[derive(Clone, Debug)]
 pub(super) struct Holding {
@@ -20,6 +23,10 @@ pub(super) struct Holding {
     /// What is taken of all streams to be sent, and the most that may be there still.
     sending: u64,
     taken: u64,
+    /// The peer was kept from sending, and was offered no more since. It says so once only.
+    waits: bool,
+    /// What was read by then.
+    read_then: u64,
 }
 
 /// How a connection is used.
@@ -34,7 +41,7 @@ pub(super) struct Use {
     pub(super) rtt: Duration,
     /// Bytes that the streams have read since the connection began.
     pub(super) read: u64,
-    /// A write has found room since what is taken to be sent became less.
+    /// A write has found room since what is taken to be sent became less, or nothing is left to be sent.
     pub(super) fits: bool,
 }
 
@@ -48,7 +55,7 @@ pub(super) struct Change {
 impl Holding {
     pub(super) fn new(first: First) -> Self {
         let First { window, sending, .. } = first;
-        Self { first, window, debt: 0, read: 0, sending, taken: sending }
+        Self { first, window, debt: 0, read: 0, sending, taken: sending, waits: false, read_then: 0 }
     }
 
     /// All of it.
@@ -76,16 +83,21 @@ impl Holding {
     }
 
     fn receive(&mut self, buffers: Buffers, usage: Use, room: u64) -> Option<u64> {
-        let stream = buffers.stream();
+        if usage.blocked {
+            (self.waits, self.read_then) = (true, self.read);
+        }
+        // What it reads is offered anew, an eighth of the window at a time.
+        self.waits &= usage.blocked || self.read - self.read_then < self.window / 4;
         let most = buffers.most(self.first.window, usage.streams);
-        let wanted = if usage.blocked { (self.window * 2).max(self.window + stream) } else { self.window };
+        // Twice as much until it suffices: whoever reads in time needs no more than is on its way.
+        let wanted = if self.waits { (self.window * 2).max(LEAST_STEP) } else { self.window };
         let wanted = wanted.min(most).min(self.window + room);
         if wanted <= self.window / 2 {
             self.debt += self.window - wanted;
         } else if wanted <= self.window {
             return None;
         }
-        self.window = wanted;
+        (self.window, self.waits) = (wanted, false);
         Some(wanted)
     }
 
@@ -111,7 +123,7 @@ mod tests {
     const BUFFERS: Buffers = Buffers(1024 * MIB);
 
     fn first() -> Holding {
-        Holding::new(BUFFERS.first(Alpn::Mesh, 100))
+        Holding::new(Buffers::first(Alpn::Mesh, 100, BUFFERS.0))
     }
 
     #[test]
@@ -120,9 +132,10 @@ mod tests {
         let start = holding.window;
         let many = Use { streams: 4, blocked: true, ..Use::default() };
         assert_eq!(holding.look(BUFFERS, Use { streams: 4, ..Use::default() }, MIB << 10), Change::default());
-        for window in
-            [start + 16 * MIB, 2 * (start + 16 * MIB), 4 * (start + 16 * MIB), BUFFERS.most(start, 4)]
-        {
+        let most = BUFFERS.most(start, 4);
+        let mut window = start;
+        while window < most {
+            window = (window * 2).min(most);
             assert_eq!(holding.look(BUFFERS, many, MIB << 10).window, Some(window));
         }
         assert_eq!(holding.look(BUFFERS, many, MIB << 10).window, None, "a window for each stream is enough");
@@ -162,6 +175,16 @@ mod tests {
         holding.look(BUFFERS, usage, 3 * MIB);
         assert_eq!(holding.total(), total + 3 * MIB);
         assert_eq!(holding.look(BUFFERS, usage, 0), Change::default());
+        // The peer does not say so again.
+        let usage = Use { blocked: false, ..usage };
+        assert_eq!(holding.look(BUFFERS, usage, 0), Change::default());
+        let window = holding.window;
+        assert_eq!(holding.look(BUFFERS, usage, 64 * MIB).window, Some(2 * window));
+        assert_eq!(holding.look(BUFFERS, usage, 64 * MIB).window, None);
+        // Nor does it wait where enough was read since, which it was told.
+        holding.look(BUFFERS, Use { blocked: true, ..usage }, 0);
+        let usage = Use { read: 2 * window, ..usage };
+        assert_eq!(holding.look(BUFFERS, usage, 64 * MIB).window, None);
     }
 
     proptest! {

@@ -56,6 +56,12 @@ impl Growing {
         may
     }
 
+    /// Forgets how often it failed.
+    fn forget(&self, key: &Key) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+
+    /// It was dialled, or failed at that time.
     fn end(&self, key: &Key, failed: Option<Instant>) {
         let mut growing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let growth = growing.entry(*key).or_default();
@@ -152,13 +158,15 @@ impl Connections {
             let (peer, alpn) = key;
             let dialled = connections.connect_beside(&dialler, peer, alpn, address);
             let dialled = connections.stop.run_until_cancelled(dialled).await;
-            let failed = match dialled {
-                Some(Err(error)) => {
-                    tracing::info!(%peer, %alpn, %error, "streams are many, and no other connection could be made");
-                    Some(Instant::now())
+            let mut failed = None;
+            if let Some(Err(error)) = dialled {
+                tracing::info!(%peer, %alpn, %error, "streams are many, and no other connection could be made");
+                failed = Some(Instant::now());
+                if matches!(error, OpenError::NoMemory { .. }) {
+                    // That is not the peer's refusal, which may last: other connections end.
+                    connections.growing.forget(&key);
                 }
-                _ => None,
-            };
+            }
             connections.growing.end(&key, failed);
             // Who waits may dial the next: it may have been refused while this one, that others took, was not done.
             connections.registered.notify_waiters();

@@ -82,7 +82,7 @@ impl Settings {
             .map(|alpn| alpn.as_str().as_bytes())
             .collect();
         let mut server = quinn::ServerConfig::with_crypto(guard.quic_server_config(&served)?);
-        let mut transport = self.transport(None, self.buffers.first(Alpn::Join, 0));
+        let mut transport = self.transport(None, Buffers::first(Alpn::Join, 0, self.buffers.0));
         transport.max_concurrent_bidi_streams(VarInt::from_u32(STRANGERS_STREAMS));
         server.transport_config(Arc::new(transport));
         // Paths change beneath the connection, at the socket.

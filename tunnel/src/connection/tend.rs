@@ -19,6 +19,10 @@ const EVERY: Duration = Duration::from_millis(200);
 /// use it by then either.
 const SURPLUS: Duration = Duration::from_secs(60);
 
+/// How long a connection without a stream sends nothing for any before all of it has arrived: what has not is sent
+/// again before, and where no path works the connection ends.
+const SENT: Duration = Duration::from_secs(30);
+
 impl Entry {
     pub(super) fn is_usable(&self) -> bool {
         self.connection.close_reason().is_none()
@@ -38,7 +42,9 @@ impl Entry {
         }
         let stats = self.connection.stats();
         let blocked = self.watch.look(now, stats.into());
-        let (read, fits) = (self.usage.has_read(), self.usage.fits());
+        let read = self.usage.has_read();
+        let fits =
+            self.usage.fits() || streams == 0 && now.saturating_duration_since(self.watch.sent) >= SENT;
         let usage = Use { streams, blocked, rate: self.watch.rate, rtt: stats.path.rtt, read, fits };
         let mut change = Change::default();
         let holding = &mut self.holding;

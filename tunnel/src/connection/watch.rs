@@ -54,12 +54,14 @@ pub(super) struct Watch {
     pub(super) busy: bool,
     /// Bytes a second that were sent lately.
     pub(super) rate: f64,
+    /// When a STREAM frame was sent last, as of the looks.
+    pub(super) sent: Instant,
 }
 
 impl Watch {
     pub(super) fn new(now: Instant) -> Self {
         let counters = Counters::default();
-        Self { at: now, counters, blocked_since: None, blocked: false, busy: false, rate: 0.0 }
+        Self { at: now, counters, blocked_since: None, blocked: false, busy: false, rate: 0.0, sent: now }
     }
 
     /// Nothing is in use on the connection, so that nothing keeps it blocked or busy, or is sent.
@@ -73,6 +75,9 @@ impl Watch {
         let took = now.saturating_duration_since(std::mem::replace(&mut self.at, now)).as_secs_f64();
         let rate =
             |now: u64, before: u64| if took > 0.0 { now.saturating_sub(before) as f64 / took } else { 0.0 };
+        if counters.frames > before.frames {
+            self.sent = now;
+        }
         self.busy = rate(counters.bytes, before.bytes) > BUSY;
         // A moment in which less went says little of the next.
         self.rate = rate(counters.sent, before.sent).max(self.rate * FADES);

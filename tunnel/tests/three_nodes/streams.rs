@@ -82,7 +82,7 @@ async fn who_opens_more_than_all_connections_bear_waits_for_a_place() {
 async fn readers_that_stop_cost_the_other_streams_nothing() {
     let limits = Limits { buffers_mib: Some(32), ..Limits::default() };
     let (a, b) = pair(limited(limits.clone()), limited(limits)).await;
-    let mut stopped = soon(open(&a, &b, 24)).await;
+    let mut stopped = soon(open(&a, &b, 20)).await;
     let mut beside = soon(open(&a, &b, 1)).await;
     let chunk = Bytes::from(vec![0; 64 << 10]);
     for stream in &mut stopped {
