@@ -16,6 +16,8 @@ use crate::status::{Attempt, DirectKind, Nat, Path, Standing, Trace};
 const PATIENCE: Duration = Duration::from_millis(1500);
 /// How often is looked which ways answer, and which sizes are due by them.
 const LOOK: Duration = Duration::from_millis(30);
+/// How often ways are probed meanwhile.
+const AGAIN: Duration = Duration::from_millis(500);
 /// What QUIC's packets want at least (RFC 9000, section 14).
 const LEAST: u16 = 1200;
 
@@ -38,15 +40,30 @@ impl Handle {
             trial.0
         };
         self.wake();
+        let mut again = Instant::now() + AGAIN;
         while Instant::now() < end {
             tokio::time::sleep(LOOK).await;
-            self.lock().try_sizes(Instant::now(), &peer, trial);
+            let now = Instant::now();
+            let mut engine = self.lock();
+            engine.try_sizes(now, &peer, trial);
+            if now >= again {
+                again += AGAIN;
+                engine.probe_again(now, peer);
+            }
         }
         self.lock().trace_of(&peer, Instant::now()).ok_or(OpenError::UnknownPeer(peer.into()))
     }
 }
 
 impl Engine {
+    /// Probes every known way once more: one probe may be lost, or have come before the peer knew of the session.
+    fn probe_again(&mut self, now: Instant, peer: PeerId) {
+        if let Some(state) = self.peers.get_mut(&peer) {
+            state.paths.probe_all(now);
+            self.service(now, peer);
+        }
+    }
+
     fn trace_of(&self, peer: &PeerId, now: Instant) -> Option<Trace> {
         let state = self.peers.get(peer)?;
         let in_use = state.paths.working(now).map(|candidate| candidate.route);
