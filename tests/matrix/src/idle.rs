@@ -48,9 +48,10 @@ fn in_lab(lab: &Lab, lane: &Lane) -> Result<()> {
     let [visit, open, keep] = SPANS;
     ensure!(watch(&edge, visit)?.is_none(), "a path to a peer that nobody needs");
     let visited = passed(lab, lane)?;
-    edge.tell("keep")?;
+    // What is told of the path comes after that.
     edge.tell("beat")?;
     edge.expect("no session", ANSWER, |event| matches!(event, Event::Beating).then_some(()))?;
+    edge.tell("keep")?;
     let path = watch(&edge, open)?.context("no path to the peer")?;
     ensure!(path.starts_with(Path::Punched.name()), "the path to the peer is {path}");
     let opened = passed(lab, lane)?;
