@@ -1,6 +1,6 @@
 //! Taking connections, and what comes on them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,8 @@ use super::{Connections, Usage, code};
 use crate::alpn::Alpn;
 use crate::carrier::address::is_carrier;
 use crate::identity::{Admitted, Joiner, Verified};
+use crate::limits::Limits;
+use crate::metrics::Metrics;
 use crate::share::Shares;
 use crate::socket::Mux;
 use crate::{Accepted, Stream};
@@ -23,6 +25,48 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a stranger may stay.
 const JOIN_PATIENCE: Duration = Duration::from_secs(60);
 
+/// The places of handshakes, and of connections of strangers: in all, of a member, and of a source.
+#[derive(Clone)]
+struct Places {
+    limits: Limits,
+    metrics: Metrics,
+    members: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
+    of_peers: Shares,
+    of_sources: Shares,
+}
+
+impl Places {
+    fn new(limits: Limits, metrics: Metrics) -> Self {
+        Self {
+            members: Arc::new(Semaphore::new(limits.handshakes)),
+            strangers: Arc::new(Semaphore::new(limits.strangers)),
+            of_peers: Shares::new(limits.handshakes_per_peer),
+            of_sources: Shares::new(limits.strangers_per_source),
+            limits,
+            metrics,
+        }
+    }
+
+    /// A place, until it is dropped, for whom comes from `source`: a member's is its virtual address, which tells it by
+    /// more than the network's part.
+    fn take(&self, is_member: bool, source: IpAddr) -> Option<impl Send + use<>> {
+        let (of_one, of_all) = match is_member {
+            true => (&self.of_peers, &self.members),
+            false => (&self.of_sources, &self.strangers),
+        };
+        of_one.take(source).zip(of_all.clone().try_acquire_owned().ok())
+    }
+
+    fn tell(&self) {
+        let Self { limits, metrics, .. } = self;
+        metrics.in_use("strangers_per_source", self.of_sources.most() as u64);
+        metrics.in_use("handshakes_per_peer", self.of_peers.most() as u64);
+        metrics.in_use("handshakes", (limits.handshakes - self.members.available_permits()) as u64);
+        metrics.in_use("strangers", (limits.strangers - self.strangers.available_permits()) as u64);
+    }
+}
+
 /// Takes connections until the endpoint closes.
 pub(crate) async fn accept(
     connections: Arc<Connections>,
@@ -30,11 +74,7 @@ pub(crate) async fn accept(
     server: quinn::ServerConfig,
     mux: Arc<Mux>,
 ) {
-    let limits = connections.config.limits.clone();
-    let members = Arc::new(Semaphore::new(limits.handshakes));
-    let strangers = Arc::new(Semaphore::new(limits.strangers));
-    let shares = Shares::new(limits.strangers_per_source);
-    let of_peers = Shares::new(limits.handshakes_per_peer);
+    let places = Places::new(connections.config.limits.clone(), connections.metrics.clone());
     while let Some(incoming) = endpoint.accept().await {
         let remote = incoming.remote_address();
         let known = mux.peer_of_virtual(&remote);
@@ -45,12 +85,7 @@ pub(crate) async fn accept(
             let _ = incoming.retry();
             continue;
         }
-        let place = match known {
-            // A virtual address tells its peer by more than the network's part.
-            Some(_) => of_peers.take(remote.ip()).zip(members.clone().try_acquire_owned().ok()),
-            None => shares.take(remote.ip()).zip(strangers.clone().try_acquire_owned().ok()),
-        };
-        let Some(place) = place else {
+        let Some(place) = places.take(known.is_some(), remote.ip()) else {
             connections.metrics.busy(&remote);
             incoming.refuse();
             continue;
@@ -64,18 +99,7 @@ pub(crate) async fn accept(
         };
         let guest = (known.is_none() && !is_carrier(&incoming.remote_address()))
             .then(|| mux.table.guests.admit(remote));
-        let tell = {
-            let (members, strangers) = (members.clone(), strangers.clone());
-            let (of_sources, of_peers) = (shares.clone(), of_peers.clone());
-            let (metrics, limits) = (connections.metrics.clone(), limits.clone());
-            move || {
-                metrics.in_use("strangers_per_source", of_sources.most() as u64);
-                metrics.in_use("handshakes_per_peer", of_peers.most() as u64);
-                metrics.in_use("handshakes", (limits.handshakes - members.available_permits()) as u64);
-                metrics.in_use("strangers", (limits.strangers - strangers.available_permits()) as u64);
-            }
-        };
-        tell();
+        places.tell();
         let accepting = match known {
             Some(peer) => {
                 let path = connections.path_state(&peer);
@@ -83,37 +107,44 @@ pub(crate) async fn accept(
             }
             None => incoming.accept(),
         };
-        let connections = connections.clone();
-        connections.clone().tasks.spawn(async move {
-            let connection = match accepting {
-                Ok(connecting) => tokio::time::timeout(PATIENCE, connecting).await,
-                Err(error) => Ok(Err(error)),
-            };
-            match connection {
-                Ok(Ok(connection)) => {
-                    let join = connections.admit(&connection, known, lease);
-                    if let Some((joiner, _lease)) = join {
-                        let _ = tokio::time::timeout(
-                            JOIN_PATIENCE,
-                            connections.join(joiner, remote, &connection),
-                        )
-                        .await;
-                        connection.close(code::SHUTDOWN, b"joining took too long");
-                    }
-                }
-                Ok(Err(error)) => {
-                    connections.metrics.links.refused.with_label_values(&["handshake"]).inc();
-                    tracing::debug!(%remote, %error, "handshake");
-                }
-                Err(_) => tracing::debug!(%remote, "handshake timed out"),
-            }
+        let (serving, places) = (connections.clone(), places.clone());
+        connections.tasks.spawn(async move {
+            serving.take(accepting, known, remote, lease).await;
             drop((guest, place));
-            tell();
+            places.tell();
         });
     }
 }
 
 impl Connections {
+    /// Sees a handshake through, and a stranger until it has joined.
+    async fn take(
+        self: &Arc<Self>,
+        accepting: Result<quinn::Connecting, quinn::ConnectionError>,
+        known: Option<libp2p::PeerId>,
+        remote: SocketAddr,
+        lease: Lease,
+    ) {
+        let connection = match accepting {
+            Ok(connecting) => tokio::time::timeout(PATIENCE, connecting).await,
+            Err(error) => Ok(Err(error)),
+        };
+        match connection {
+            Ok(Ok(connection)) => {
+                if let Some((joiner, _lease)) = self.admit(&connection, known, lease) {
+                    let joins = self.join(joiner, remote, &connection);
+                    let _ = tokio::time::timeout(JOIN_PATIENCE, joins).await;
+                    connection.close(code::SHUTDOWN, b"joining took too long");
+                }
+            }
+            Ok(Err(error)) => {
+                self.metrics.links.refused.with_label_values(&["handshake"]).inc();
+                tracing::debug!(%remote, %error, "handshake");
+            }
+            Err(_) => tracing::debug!(%remote, "handshake timed out"),
+        }
+    }
+
     /// Lets a connection in if its protocol, credential and path fit, and returns who it is if it is to join.
     fn admit(
         self: &Arc<Self>,
